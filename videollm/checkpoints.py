@@ -1,0 +1,118 @@
+"""One door for every checkpoint: a folder, a hub id, or "pocket".
+
+Two kinds come through it. A whole checkpoint is what `VideoLLM.save_pretrained` writes. An adapter
+checkpoint is a PEFT adapter with a trained connector on an unchanged language model: the default model is
+one, and so is the public VideoLLM-online checkpoint, which has no configuration of ours and means its
+paper's settings.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from videollm import bases
+from videollm.bases import CheckpointError
+from videollm.configuration import DepthConfig, VideoLLMConfig
+from videollm.depth import MixtureOfDepthsLayer
+from videollm.modeling import VideoLLM
+
+DEFAULT_MODEL = "pocket"
+VIDEOLLM_ONLINE_VISION = "google/siglip-large-patch16-384"
+
+
+def assets_folder() -> Path:
+    """Where the default model's own weights and the sample clip lie."""
+    return Path(__file__).resolve().parent.parent / "assets"
+
+
+def load(name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> VideoLLM:
+    """The model of that name, merged and ready to run, with its tokenizer as `model.tokenizer`.
+
+    Further arguments go to `transformers` where the checkpoint is a whole one. Raises CheckpointError.
+    """
+    folder = _folder(str(name_or_path))
+    try:
+        if (folder / "adapter_config.json").is_file():
+            return _load_adapter(folder).eval()
+        model = super(VideoLLM, VideoLLM).from_pretrained(folder, *args, **kwargs)
+        model.tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{name_or_path} can't be loaded: {_first_line(error)}") from error
+    return model.eval()
+
+
+def build(config: VideoLLMConfig) -> VideoLLM:
+    """The model of a configuration on its unchanged parts, `language_model_name` and `vision_name`.
+
+    Connector and routers are new. The configurations of the parts are filled in.
+    """
+    if config.language_model_name is None or config.vision_name is None:
+        raise CheckpointError("the configuration names no language_model_name and vision_name to build on")
+    decoder, tokenizer = bases.language_model(config.language_model_name)
+    vision_config, vision_weights = bases.vision_backbone(config.vision_name)
+    fields = config.to_dict() | {"text_config": decoder.config, "vision_config": vision_config}
+    if config.text_config.vocab_size != decoder.config.vocab_size:
+        fields["frame_token_id"] = None
+    model = VideoLLM(VideoLLMConfig(**fields))
+    model.vision_tower.backbone.load_state_dict(vision_weights)
+    _adopt(model, decoder)
+    model.tokenizer = tokenizer
+    return model
+
+
+def _adopt(model: VideoLLM, decoder: PreTrainedModel) -> None:
+    """Give the model an unconverted decoder's weights, under the wrapped layers' names."""
+    for name, module in decoder.model.named_children():
+        if name != "layers":
+            getattr(model.model, name).load_state_dict(module.state_dict())
+    for ours, theirs in zip(model.model.layers, decoder.model.layers, strict=True):
+        block = ours.block if isinstance(ours, MixtureOfDepthsLayer) else ours
+        block.load_state_dict(theirs.state_dict())
+    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    model.tie_weights()
+
+
+def _load_adapter(folder: Path) -> VideoLLM:
+    if (folder / "config.json").is_file():
+        config = VideoLLMConfig.from_pretrained(folder)
+    else:
+        base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+        config = VideoLLMConfig(
+            language_model_name=base,
+            vision_name=VIDEOLLM_ONLINE_VISION,
+            depth_config=DepthConfig(layers="none"),
+        )
+    model = build(config)
+    tokenizer = model.tokenizer
+    merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    merged.tokenizer = tokenizer
+    return merged
+
+
+def _folder(name: str) -> Path:
+    """Where a checkpoint lies on disk, fetched from the hub where it is not a folder."""
+    if name == DEFAULT_MODEL:
+        return assets_folder() / DEFAULT_MODEL
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f'there is no folder {name}; give a folder, a hub id (owner/name) or "{DEFAULT_MODEL}"')
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no folder here and can't be fetched from the hub: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

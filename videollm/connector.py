@@ -1,0 +1,61 @@
+"""Connectors: vision features of a frame to embeddings that the decoder reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videollm.configuration import ConnectorConfig
+
+
+class MLPConnector(nn.Sequential):
+    """Linear-GELU-Linear, with the parameter names of VideoLLM-online (`0.weight`, `2.weight`, ...)."""
+
+    def __init__(self, vision_size: int, text_size: int) -> None:
+        super().__init__(nn.Linear(vision_size, text_size), nn.GELU(), nn.Linear(text_size, text_size))
+
+
+class ClassNameConnector(nn.Module):
+    """Features -> classifier -> softmax -> the decoder's own embeddings of the classes' names.
+
+    A small decoder understands such a token from the first moment, because it lies where its words lie.
+    Classes come in groups with a softmax each (ImageNet's classes, then those learned here with one for
+    "nothing of these"), so that one group can be silent while another speaks. A free path beside it, which
+    starts at zero, carries what no name says, and a learned vector tells each place of the frame.
+    """
+
+    def __init__(
+        self, vision_size: int, text_size: int, places: int, groups: list[int], hidden_size: int
+    ) -> None:
+        super().__init__()
+        self.groups = groups
+        self.classifier = nn.Linear(vision_size, sum(groups))
+        self.inverse_temperature = nn.Parameter(torch.ones(len(groups)))
+        self.names = nn.Linear(sum(groups), text_size, bias=False)
+        self.places = nn.Parameter(torch.zeros(places, text_size))
+        self.free = nn.Sequential(
+            nn.Linear(vision_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, text_size)
+        )
+        nn.init.zeros_(self.free[2].weight)
+        nn.init.zeros_(self.free[2].bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.classifier(features).split(self.groups, dim=-1)
+        shares = torch.cat(
+            [
+                (group * scale).softmax(-1)
+                for group, scale in zip(logits, self.inverse_temperature, strict=True)
+            ],
+            dim=-1,
+        )  # [frames, places, classes]
+        return self.names(shares) + self.free(features) + self.places
+
+
+def build_connector(config: ConnectorConfig, vision_size: int, text_size: int, places: int) -> nn.Module:
+    if config.kind == "mlp":
+        return MLPConnector(vision_size, text_size)
+    if config.kind == "class_names":
+        return ClassNameConnector(
+            vision_size, text_size, places, config.groups, config.hidden_size or text_size
+        )
+    raise ValueError(f'connector kind must be "mlp" or "class_names", got {config.kind!r}')
