@@ -1,0 +1,182 @@
+"""Real pictures and clips that the default model learns from, read where they lie.
+
+Tar files of the data folder, as they are: `caltech101.tar` (Caltech-101; CC BY 4.0), `grocery.tar`
+(GroceryStoreDataset; MIT), `clothing.tar` (clothing-dataset-small; free for any purpose), `hands.tar`
+(Sign-Language-Digits-Dataset; Apache-2.0) and `videos.tar` (Intel sample-videos; CC BY 4.0). Cut-outs with
+transparency come from Debian's `tuxpaint-stamps-default` (GPL-2; never copied), textures from scikit-image.
+
+The split is by a hash of the file's name, so that it stays the same whatever is added: about a quarter of the
+photographs are held out, all of grocery's `val/`, and four of the clips.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+
+from train.vocabulary import Vocabulary, load_vocabulary
+
+Split = Literal["train", "heldout"]
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+HELD_OUT_PERCENT = 25
+LONGEST_SIDE = 320
+# What is seen all through these clips. Held out: the ones named in HELD_OUT_CLIPS.
+CLIPS = {"asl_gestures/": "person", "bottle-detection.mp4": "bottle", "head-pose": "person"}
+HELD_OUT_CLIPS = ("milk", "sorry", "student", "head-pose-face-detection-female.gif")
+TEXTURES = ("brick", "grass", "gravel")
+
+
+class MediaError(Exception):
+    """A folder or package that training needs is missing; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph of one thing."""
+
+    name: str
+    source: str
+    data: bytes = field(repr=False)
+
+    def pixels(self) -> np.ndarray:
+        """RGB, uint8 [height, width, 3], longest side at most `LONGEST_SIDE`."""
+        return _decode(self)
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """A thing with its outline."""
+
+    name: str
+    path: Path
+
+    def pixels(self) -> np.ndarray:
+        """RGBA, uint8 [height, width, 4], cropped to what is opaque."""
+        return _stamp(self.path)
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A clip in which one thing is seen all through."""
+
+    name: str
+    source: str
+    data: bytes = field(repr=False)
+
+    def frames(self, fps: float) -> np.ndarray:
+        """RGB at `fps`, uint8 [frames, height, width, 3]."""
+        return _footage(self.data, fps)
+
+
+@dataclass(frozen=True)
+class Media:
+    photographs: list[Photograph]
+    cutouts: list[CutOut]
+    footage: list[Footage]
+    textures: list[np.ndarray]
+
+
+def load_media(folder: Path, split: Split) -> Media:
+    """All media of a split. MediaError where the folder's files or the stamps are missing."""
+    vocabulary = load_vocabulary()
+    photographs = [
+        Photograph(vocabulary.by_source[kind].name, source, data)
+        for kind, source, data, held_out in _labelled(folder)
+        if kind in vocabulary.by_source and held_out == (split == "heldout")
+    ]
+    footage = [
+        Footage(next(name for part, name in CLIPS.items() if part in source), source, data)
+        for source, data in _members(folder / "videos.tar")
+        if any(part in source for part in CLIPS)
+        and any(part in source for part in HELD_OUT_CLIPS) == (split == "heldout")
+    ]
+    return Media(photographs, _cutouts(vocabulary), footage, _textures())
+
+
+def _labelled(folder: Path) -> Iterator[tuple[str, str, bytes, bool]]:
+    """(vocabulary source, file, bytes, held out) of every photograph."""
+    for file, data in _members(folder / "caltech101.tar"):
+        yield f"caltech:{file.split('/')[0]}", f"caltech101/{file}", data, _hash_held_out(file)
+    for file, data in _members(folder / "grocery.tar"):
+        part, *_ = file.split("/")
+        if part in ("train", "val") and file.endswith(".jpg"):
+            kind = file.rsplit("/", 1)[-1].rsplit("_", 1)[0]
+            yield f"grocery:{kind}", f"grocery/{file}", data, part == "val"
+    for file, data in _members(folder / "clothing.tar"):
+        yield f"clothing:{file.split('/')[-2]}", f"clothing/{file}", data, _hash_held_out(file)
+    for file, data in _members(folder / "hands.tar"):
+        yield "hands:*", f"hands/{file}", data, _hash_held_out(file)
+
+
+def _hash_held_out(file: str) -> bool:
+    return zlib.crc32(file.encode()) % 100 < HELD_OUT_PERCENT
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    if not path.is_file():
+        raise MediaError(f"{path} is missing; give the folder with the data's tar files (--data)")
+    with tarfile.open(path) as archive:
+        for member in archive:
+            reader = archive.extractfile(member) if member.isfile() else None
+            if reader is not None:
+                yield member.name.removeprefix("./"), reader.read()
+
+
+def _cutouts(vocabulary: Vocabulary) -> list[CutOut]:
+    if not STAMPS.is_dir():
+        raise MediaError("the cut-outs are missing; install them with: apt-get install tuxpaint-stamps-default")
+    return [
+        CutOut(entry.name, STAMPS / f"{source.removeprefix('stamp:')}.png")
+        for entry in vocabulary.entries
+        for source in entry.sources
+        if source.startswith("stamp:")
+    ]
+
+
+def _textures() -> list[np.ndarray]:
+    import skimage.data
+
+    return [cv2.cvtColor(getattr(skimage.data, name)(), cv2.COLOR_GRAY2RGB) for name in TEXTURES]
+
+
+@lru_cache(maxsize=2500)
+def _decode(photograph: Photograph) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(photograph.data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(_bounded(image), cv2.COLOR_BGR2RGB)
+
+
+@lru_cache(maxsize=400)
+def _stamp(path: Path) -> np.ndarray:
+    image = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    rows, columns = (np.flatnonzero((image[..., 3] > 30).any(axis)) for axis in (1, 0))
+    return _bounded(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+@lru_cache(maxsize=32)
+def _footage(data: bytes, fps: float) -> np.ndarray:
+    import io
+
+    frames, next_time = [], 0.0
+    with av.open(io.BytesIO(data)) as container:
+        for frame in container.decode(video=0):
+            if frame.time is None or frame.time + 1e-6 >= next_time:
+                frames.append(_bounded(frame.to_ndarray(format="rgb24")))
+                next_time += 1 / fps
+    return np.stack(frames)
+
+
+def _bounded(image: np.ndarray) -> np.ndarray:
+    scale = LONGEST_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,243 @@
+"""Makes the default model from nothing: `python -m train.pocket --data ../shared/data --out assets/pocket`.
+
+Stages, each kept under `--work` so that a run that was stopped goes on where it was:
+  features    of photographs and composed clips, by the frozen vision tower, once
+  classifier  the names that ImageNet lacks, by regression on those features
+  naming      connector, routers and adapter on slide shows: a new thing is named, the same thing is not again
+  clips       the same on composed clips, with silence, leaving things, and questions
+  export      a PEFT adapter with connector and routers, half precision, and the configuration
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train import classifier
+from train.features import clip_features, photograph_features
+from train.media import load_media
+from train.sequences import IGNORED, Sequence, clip_sequence, collate
+from train.slides import Slides
+from train.vocabulary import Vocabulary, load_vocabulary
+from videollm import bases
+from videollm.checkpoints import build
+from videollm.configuration import ConnectorConfig, DepthConfig, VideoLLMConfig
+from videollm.connector import ClassNameConnector
+from videollm.modeling import VideoLLM
+from videollm.prompt import Prompt
+
+SYSTEM_PROMPT = "Watch and say what happens."
+ADAPTED = r"model\.layers.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
+LEARNING_RATES = {"lora_": 1e-3, "connector": 3e-4, "router": 1e-3}
+WARM_UP = 20
+SAVE_EVERY = 25
+SLIDES_AMONG_CLIPS = 0.15
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage: `steps` of `batch` sequences."""
+
+    name: str
+    steps: int
+    batch: int
+
+
+def class_names() -> list[str]:
+    """ImageNet's 1000 names, in the order of its classifier."""
+    return (Path(__file__).parent / "imagenet_names.txt").read_text().splitlines()
+
+
+def new_model(vocabulary: Vocabulary, learned: list[str], layer: nn.Linear) -> VideoLLM:
+    """The default model before training: its connector speaks the classes' names from the first moment."""
+    imagenet = bases.imagenet_classifier()
+    groups = [imagenet.out_features, layer.out_features]
+    model = build(
+        VideoLLMConfig(
+            language_model_name=bases.SMOLLM2,
+            vision_name=bases.EFFICIENTNET_LITE0,
+            connector_config=ConnectorConfig(kind="class_names", groups=groups, hidden_size=256),
+            depth_config=DepthConfig(layers="interleaved", ratio=0.2, gate="tanh"),
+            system_prompt=SYSTEM_PROMPT,
+        )
+    )
+    connector: ClassNameConnector = model.connector
+    spoken = [*class_names(), *learned, "nothing"]
+    tokens = model.tokenizer([f" {name}" for name in spoken], add_special_tokens=False)["input_ids"]
+    embeddings = model.model.embed_tokens.weight
+    with torch.no_grad():
+        connector.classifier.weight.copy_(torch.cat([imagenet.weight, layer.weight]))
+        connector.classifier.bias.copy_(torch.cat([imagenet.bias, layer.bias]))
+        connector.names.weight.copy_(torch.stack([embeddings[ids].mean(0) for ids in tokens], dim=1))
+    return model
+
+
+def adapt(model: VideoLLM) -> PeftModel:
+    """Rank-16 adapters on every linear layer of the decoder, connector and routers trained whole."""
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=ADAPTED, modules_to_save=["connector", "router"])
+    adapted = get_peft_model(model, config)
+    # What the two classifiers know about pictures is not to be bent towards a few thousand sentences.
+    adapted.base_model.model.connector.modules_to_save["default"].classifier.requires_grad_(False)
+    return adapted
+
+
+class Trainer:
+    """Runs stages on one model and keeps what was learned on disk every few steps."""
+
+    def __init__(self, adapted: PeftModel, work: Path, seed: int) -> None:
+        self.adapted = adapted
+        self.model: VideoLLM = adapted.base_model.model
+        self.prompt = Prompt.of(self.model.tokenizer, self.model.config)
+        self.work = work
+        self.seed = seed
+        self.trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+
+    @property
+    def connector(self) -> ClassNameConnector:
+        return self.model.connector.modules_to_save["default"]
+
+    def run(self, stage: Stage, draw: Callable[[np.random.Generator], Sequence]) -> None:
+        """Train on sequences drawn by `draw`."""
+        groups = [
+            {"params": [p for n, p in self.trained.items() if part in n], "lr": rate, "top": rate}
+            for part, rate in LEARNING_RATES.items()
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+        state = self.work / f"{stage.name}.pt"
+        done = self._resume(state, optimizer)
+        for step in range(done, stage.steps):
+            rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
+            sequences = [draw(rng) for _ in range(stage.batch)]
+            for group in optimizer.param_groups:
+                group["lr"] = group["top"] * learning_rate(step, stage.steps)
+            loss, right = self._loss(sequences)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
+            optimizer.step()
+            if step % 5 == 0:
+                console.print(f"{stage.name} {step}/{stage.steps} loss {loss.item():.3f} {right}")
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
+                self._save(state, optimizer, step + 1)
+
+    def _loss(self, sequences: list[Sequence]) -> tuple[Tensor, str]:
+        batch = collate(sequences, self.prompt.eos)
+        frames = embed(self.connector, [picture for s in sequences for picture in s.pictures])
+        learned = batch.targets != IGNORED
+        logits = self.adapted(
+            input_ids=batch.ids, frame_embeds=frames, logits_to_keep=learned
+        ).logits  # [learned, vocabulary]
+        targets, weights = batch.targets[learned], batch.weights[learned]
+        each = F.cross_entropy(logits, targets, reduction="none")
+        right = logits.argmax(-1) == targets
+        silent, speak = targets == self.prompt.interval, weights > 1
+        words = ~silent & ~speak
+        shares = " ".join(
+            f"{name} {right[mask].float().mean():.2f}"
+            for name, mask in (("silent", silent), ("speak", speak), ("words", words))
+        )
+        return (each * weights).sum() / weights.sum(), shares
+
+    def _save(self, path: Path, optimizer: torch.optim.Optimizer, step: int) -> None:
+        state = {"step": step, "weights": self.trained, "optimizer": optimizer.state_dict()}
+        partial = path.with_suffix(".part")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def _resume(self, path: Path, optimizer: torch.optim.Optimizer) -> int:
+        if not path.is_file():
+            return 0
+        state = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for name, weight in state["weights"].items():
+                self.trained[name].copy_(weight)
+        optimizer.load_state_dict(state["optimizer"])
+        return state["step"]
+
+
+def embed(connector: ClassNameConnector, pictures: list[np.ndarray]) -> Tensor:
+    """Features [tokens, dim] and made-up shares [tokens, classes] to embeddings [frames, tokens, text dim]."""
+    classes = connector.names.in_features
+    made_up = torch.tensor([picture.shape[1] == classes for picture in pictures])
+    embeds = connector.places.new_empty(len(pictures), *connector.places.shape)
+    for kind, speak in ((False, connector), (True, connector.speak)):
+        rows = (made_up == kind).nonzero().squeeze(1)
+        if len(rows):
+            stacked = torch.from_numpy(np.stack([pictures[row] for row in rows])).float()
+            embeds = embeds.index_copy(0, rows, speak(stacked))
+    return embeds
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Share of the top rate: a short warm-up, then a cosine down to a twentieth."""
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
+
+
+def export(adapted: PeftModel, folder: Path) -> None:
+    """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads."""
+    model: VideoLLM = adapted.base_model.model
+    adapted.peft_config["default"].base_model_name_or_path = model.config.language_model_name
+    adapted.half().save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    # PEFT writes a model card of its own; ours stands beside the weights in the repository.
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
+    out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
+    work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
+    clips: Annotated[int, typer.Option(help="number of composed clips")] = 1200,
+    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 400,
+    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+) -> None:
+    """Make the default model from pictures and clips."""
+    torch.manual_seed(seed)
+    work.mkdir(parents=True, exist_ok=True)
+    vocabulary = load_vocabulary()
+    media = load_media(data, "train")
+
+    bare = build(VideoLLMConfig(language_model_name=bases.SMOLLM2, vision_name=bases.EFFICIENTNET_LITE0))
+    photographs = photograph_features(media, bare.vision_tower, work / "photographs", seed)
+    composed = clip_features(media, bare.vision_tower, range(clips), work / "clips")
+
+    known = classifier.known_to_imagenet(photographs, bases.imagenet_classifier(), class_names(), vocabulary)
+    console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
+    learned = sorted({entry.name for entry in vocabulary.entries} - known)
+    index = {name: position for position, name in enumerate(learned)}
+    examples = classifier.gather(photographs, composed, index, nothing=len(learned))
+    layer = classifier.fit(examples, len(learned) + 1, seed)
+    trainer = Trainer(adapt(new_model(vocabulary, learned, layer)), work, seed)
+    slides = Slides(trainer.prompt, photographs, [class_names(), [*learned, "nothing"]])
+    fps = trainer.model.config.fps
+
+    def draw_clip(rng: np.random.Generator) -> Sequence:
+        if rng.random() < SLIDES_AMONG_CLIPS:
+            return slides.draw(rng)
+        chosen = composed[rng.integers(len(composed))]
+        return clip_sequence(trainer.prompt, chosen.clip, chosen.features, fps, rng)
+
+    trainer.run(Stage("naming", naming_steps, batch=4), slides.draw)
+    trainer.run(Stage("clips", clip_steps, batch=8), draw_clip)
+    export(trainer.adapted, out)
+    console.print(f"the model is in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,62 @@
+"""What a narration is worth: said or not, right or wrong, early or late, or made up.
+
+An event is one happening (a thing appears or leaves). A narration answers the happenings of one moment when
+it is said from half a second before it to `WINDOW` seconds after, and before the next moment; whatever
+answers none is a false narration. TimeDiff is VideoLLM-online's: mean seconds early or late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stream.frames import Event
+from train.compose import Happening
+from train.vocabulary import Vocabulary
+
+EARLY = 0.5
+WINDOW = 3.0
+
+
+@dataclass
+class NarrationScore:
+    """Counts over any number of clips; the shares are properties."""
+
+    events: int = 0
+    narrated: int = 0
+    named: int = 0
+    late: float = 0.0
+    false: int = 0
+
+    def row(self) -> dict[str, float]:
+        events = max(1, self.events)
+        return {
+            "events": self.events,
+            "narrated": self.narrated / events,
+            "named": self.named / events,
+            "time_diff": self.late / max(1, self.narrated),
+            "false_per_event": self.false / events,
+        }
+
+    def add(self, happenings: tuple[Happening, ...], said: list[Event], vocabulary: Vocabulary) -> None:
+        """Score one clip's narrations against what happened in it."""
+        moments = sorted({happening.time for happening in happenings})
+        free = [event for event in said if event.kind == "narration"]
+        for index, moment in enumerate(moments):
+            end = min(moment + WINDOW, *(later - EARLY for later in moments[index + 1 : index + 2]), 1e9)
+            answer = next((event for event in free if moment - EARLY <= event.time < max(end, moment + 0.1)), None)
+            if answer is not None:
+                free.remove(answer)
+            for happening in (h for h in happenings if h.time == moment):
+                self.events += 1
+                if answer is None:
+                    continue
+                self.narrated += 1
+                self.late += abs(answer.time - moment)
+                self.named += tells(answer.text, happening, vocabulary)
+        self.false += len(free)
+
+
+def tells(text: str, happening: Happening, vocabulary: Vocabulary) -> bool:
+    """Whether a sentence names the thing, and says that it leaves where it does."""
+    named = vocabulary.names_thing(text, vocabulary[happening.name])
+    return named and (happening.kind == "appears" or "leave" in text)

@@ -1,0 +1,92 @@
+"""Slide shows: the shortest lessons. A new thing is named at once; the same thing again is not.
+
+Half of the slides are photographs. The others are made-up class distributions without any picture: they
+keep alive the thousands of names that no photograph here shows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from train.features import PhotographFeatures
+from train.sequences import SPEAK_WEIGHT, Sequence
+from train.vocabulary import with_article
+from videollm.prompt import Prompt
+
+SLIDES = 6
+MADE_UP_SHARE = 0.5
+STAYS_SHARE = 0.5
+
+
+def in_view(name: str) -> str:
+    article = with_article(name)
+    verb = "are" if article == name and name.endswith("s") else "is"
+    return f"{article[0].upper()}{article[1:]} {verb} in view."
+
+
+class Slides:
+    """Draws slide shows from photographs and from the names of the classifier's groups.
+
+    The last name of the second group is "nothing": a slide of the first group's class shows it there.
+    """
+
+    def __init__(
+        self, prompt: Prompt, photographs: list[PhotographFeatures], groups: list[list[str]]
+    ) -> None:
+        self.prompt = prompt
+        self.photographs = photographs
+        self.groups = groups
+
+    def draw(self, rng: np.random.Generator) -> Sequence:
+        sequence = Sequence()
+        lead = self.prompt.start
+        for _ in range(SLIDES):
+            pictures, name = self._slide(rng)
+            for position, picture in enumerate(pictures):
+                sequence.read([*lead, *self.prompt.frame])
+                sequence.pictures.append(picture)
+                if position == 0:
+                    sequence.expect(self.prompt.stop, SPEAK_WEIGHT)
+                    sequence.read(self.prompt.reply)
+                    sequence.say(self.prompt.say(in_view(name)))
+                    lead = self.prompt.reopen
+                else:
+                    sequence.expect(self.prompt.interval)
+                    lead = [self.prompt.interval]
+        return sequence
+
+    def _slide(self, rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
+        """One or two pictures of the same thing, and its name."""
+        count = 2 if rng.random() < STAYS_SHARE else 1
+        if rng.random() >= MADE_UP_SHARE:
+            photograph = self.photographs[rng.integers(len(self.photographs))]
+            return list(
+                photograph.features[rng.permutation(len(photograph.features))[:count]]
+            ), photograph.name
+        imagenet, learned = self.groups
+        if rng.random() < 0.7:
+            chosen = int(rng.integers(len(imagenet)))
+            shares = (len(imagenet), chosen), (len(learned), len(learned) - 1)
+            name = imagenet[chosen]
+        else:
+            chosen = int(rng.integers(len(learned) - 1))
+            shares = (len(imagenet), None), (len(learned), chosen)
+            name = learned[chosen]
+        return [self._made_up(shares, rng) for _ in range(count)], name
+
+    def _made_up(self, shares: tuple[tuple[int, int | None], ...], rng: np.random.Generator) -> np.ndarray:
+        """Shares [tokens, classes] of a frame: the class at most places, a few others beside it."""
+        tokens = len(self.prompt.frame)
+        groups = []
+        for size, chosen in shares:
+            group = np.zeros((tokens, size), np.float32)
+            others = rng.integers(size, size=5)
+            sure = rng.beta(2, 1) * np.where(np.arange(tokens) == 0, 1.0, rng.random(tokens))
+            if chosen is None:
+                sure[:] = 0
+            else:
+                group[:, chosen] = sure
+            for row in range(tokens):
+                np.add.at(group[row], others, (1 - sure[row]) * rng.dirichlet(np.full(len(others), 0.5)))
+            groups.append(group)
+        return np.concatenate(groups, axis=1)
