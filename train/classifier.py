@@ -43,8 +43,7 @@ def known_to_imagenet(
         rows = [p.features[:, 0] for p in photographs if p.name == name]
         logits = imagenet(torch.from_numpy(np.concatenate(rows)).float())  # [crops, 1000]
         said = [class_names[index] for index in logits.argmax(-1).tolist()]
-        entry = vocabulary[name]
-        if np.mean([vocabulary.names_thing(text, entry) for text in said]) >= KNOWN_ACCURACY:
+        if np.mean([vocabulary.names_thing(text, name) for text in said]) >= KNOWN_ACCURACY:
             known.add(name)
     return known
 

@@ -7,12 +7,13 @@ follow each other by hard cuts; still scenes; footage; and clips in which nothin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import numpy as np
 
+from stream.sources.square import pad_to_square
 from train.media import CutOut, Media, Photograph
 
 Place = Literal["left", "middle", "right"]
@@ -63,6 +64,19 @@ def compose(media: Media, seed: int, kind: str | None = None) -> Composition:
     return Composition(_camera(frames, rng), sights, _happenings(sights, cuts), kind, seed)
 
 
+def excerpt(clip: Composition, start: int, end: int) -> Composition:
+    """Frames `start` to `end` as a clip of their own: what is seen in its first frame appears there."""
+    first = tuple(Happening(0.0, "appears", sight.name, sight.place, True) for sight in clip.sights[start])
+    later = tuple(
+        replace(happening, time=happening.time - start / FPS)
+        for happening in clip.happenings
+        if start < round(happening.time * FPS) < end
+    )
+    return replace(
+        clip, frames=clip.frames[start:end], sights=clip.sights[start:end], happenings=first + later
+    )
+
+
 Scene = tuple[np.ndarray, tuple[tuple[Sight, ...], ...], set[int]]
 
 
@@ -77,8 +91,12 @@ def _happenings(sights: tuple[tuple[Sight, ...], ...], cuts: set[int]) -> tuple[
         cut = index == 0 or index in cuts
         old, new = {s.name for s in before}, {s.name for s in now}
         if not (cut and now):
-            happenings += [Happening(index / FPS, "leaves", s.name, s.place, cut) for s in before if s.name not in new]
-        happenings += [Happening(index / FPS, "appears", s.name, s.place, cut) for s in now if s.name not in old]
+            happenings += [
+                Happening(index / FPS, "leaves", s.name, s.place, cut) for s in before if s.name not in new
+            ]
+        happenings += [
+            Happening(index / FPS, "appears", s.name, s.place, cut) for s in now if s.name not in old
+        ]
         before = now
     return tuple(happenings)
 
@@ -88,13 +106,13 @@ def photographs(media: Media, rng: np.random.Generator) -> Scene:
     length = int(rng.integers(FEWEST, MOST + 1))
     count = min(int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25])), length // (SPACING + 1))
     starts = [0, *_moments(rng, count - 1, length)]
-    chosen = _different(media.photographs, len(starts), rng)
+    chosen = _different(media, len(starts), rng)
     empty_end = rng.random() < 0.1
     frames, sights = [], []
     for photograph, start, end in zip(chosen, starts, [*starts[1:], length], strict=True):
         gone = empty_end and end == length and end - start > SPACING
         shown = (end - start) // 2 if gone else end - start
-        frames.append(_pan(photograph.pixels(), shown, rng))
+        frames.append(pan(photograph.pixels(), shown, rng))
         sights += [(Sight(photograph.name, "middle"),)] * shown
         if gone:
             frames.append(np.repeat(_background(media, rng)[None], end - start - shown, axis=0))
@@ -125,7 +143,9 @@ def scene(media: Media, rng: np.random.Generator) -> Scene:
     length = int(rng.integers(FEWEST, MOST + 1))
     capacity = int(rng.choice([1, 2, 3], p=[0.5, 0.37, 0.13]))
     tracks = _plot(media, rng, length, capacity)
-    canvas = np.stack([_background_at(view, SIZE) for view in _drifting(_background(media, rng), length, rng)])
+    canvas = np.stack(
+        [_background_at(view, SIZE) for view in _drifting(_background(media, rng), length, rng)]
+    )
     sights = []
     for index in range(length):
         seen = []
@@ -209,7 +229,9 @@ def _draw(canvas: np.ndarray, track: _Track, index: int, share: float) -> float:
     matrix = np.array(
         [[scale, 0, x * SIZE - scale * width / 2], [0, scale, y * SIZE - scale * height / 2]], np.float32
     )
-    layer = cv2.warpAffine(track.sprite, matrix, (SIZE, SIZE), flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    layer = cv2.warpAffine(
+        track.sprite, matrix, (SIZE, SIZE), flags=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
     canvas[:] = np.clip(canvas * (1 - layer[..., 3:]) + layer[..., :3], 0, 255).astype(np.uint8)
     return x
 
@@ -218,8 +240,8 @@ def still(media: Media, rng: np.random.Generator) -> Scene:
     """One photograph or one thing that doesn't move at all."""
     length = int(rng.integers(FEWEST, MOST + 1))
     if rng.random() < 0.5:
-        photograph = media.photographs[rng.integers(len(media.photographs))]
-        frame, sight = _pan(photograph.pixels(), 1, rng)[0], Sight(photograph.name, "middle")
+        photograph = media.photograph(rng)
+        frame, sight = pan(photograph.pixels(), 1, rng)[0], Sight(photograph.name, "middle")
     else:
         frame = _background(media, rng)
         ((name, sprite),) = _things(media, 1, rng)
@@ -278,11 +300,11 @@ def _moments(rng: np.random.Generator, count: int, length: int) -> list[int]:
     return sorted(moments)
 
 
-def _different(photographs: list[Photograph], count: int, rng: np.random.Generator) -> list[Photograph]:
-    """Photographs of different things; kinds as likely as the square root of their number of pictures."""
+def _different(media: Media, count: int, rng: np.random.Generator) -> list[Photograph]:
+    """Photographs of different things."""
     chosen: dict[str, Photograph] = {}
     while len(chosen) < count:
-        photograph = photographs[rng.integers(len(photographs))]
+        photograph = media.photograph(rng)
         chosen.setdefault(photograph.name, photograph)
     return list(chosen.values())
 
@@ -292,7 +314,7 @@ def _things(media: Media, count: int, rng: np.random.Generator) -> list[tuple[st
     things: dict[str, np.ndarray] = {}
     while len(things) < count:
         if rng.random() < CARD_SHARE:
-            photograph = media.photographs[rng.integers(len(media.photographs))]
+            photograph = media.photograph(rng)
             things.setdefault(photograph.name, _card(photograph))
         else:
             cutout = media.cutouts[rng.integers(len(media.cutouts))]
@@ -320,7 +342,7 @@ def _background(media: Media, rng: np.random.Generator) -> np.ndarray:
     """A picture of nothing in particular, uint8 [SIZE, SIZE, 3]."""
     kind = rng.choice(["blur", "texture", "gradient", "plain"], p=[0.45, 0.15, 0.2, 0.2])
     if kind == "blur":
-        photograph = media.photographs[rng.integers(len(media.photographs))]
+        photograph = media.photograph(rng)
         return cv2.GaussianBlur(cv2.resize(photograph.pixels(), (SIZE, SIZE)), (0, 0), rng.uniform(16, 30))
     if kind == "texture":
         texture = media.textures[rng.integers(len(media.textures))]
@@ -346,7 +368,7 @@ def _background_at(view: np.ndarray, size: int) -> np.ndarray:
     return view.copy() if view.shape[:2] == (size, size) else cv2.resize(view, (size, size))
 
 
-def _pan(picture: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+def pan(picture: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
     """A crop that wanders and zooms over a photograph, uint8 [length, SIZE, SIZE, 3]."""
     flip = rng.random() < 0.5
     (zoom0, zoom1), (x0, x1), (y0, y1) = rng.uniform(0.72, 1, 2), rng.random(2), rng.random(2)
@@ -367,8 +389,6 @@ def _crop(picture: np.ndarray, share: float, x: float, y: float) -> np.ndarray:
 
 def _square(view: np.ndarray) -> np.ndarray:
     """Padded to a square as the session does it."""
-    from stream.sources.square import pad_to_square
-
     return pad_to_square(np.ascontiguousarray(view), SIZE)
 
 

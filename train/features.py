@@ -6,7 +6,6 @@ instead of running the tower again.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,13 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from train.compose import Composition, Happening, Sight, compose
+from train.compose import Composition, Happening, Sight, compose, pan
 from train.media import Media
 from videollm.vision import VisionTower
 
 BATCH = 8
+CROPS = 2
+MOST_A_NAME = 40
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 Labels = tuple[tuple[tuple[Sight, ...], ...], tuple[Happening, ...], str]
 
@@ -37,6 +38,34 @@ def encode(tower: VisionTower, frames: np.ndarray) -> np.ndarray:
     """Frames, uint8 [frames, size, size, 3], to features, float16 [frames, tokens, dim]."""
     batches = torch.from_numpy(frames).permute(0, 3, 1, 2).split(BATCH)
     return torch.cat([tower(batch).half() for batch in batches]).numpy()
+
+
+@dataclass(frozen=True)
+class PhotographFeatures:
+    """Crops of one photograph: float16 [crops, tokens, dim]."""
+
+    name: str
+    features: np.ndarray
+
+
+def photograph_features(
+    media: Media, tower: VisionTower, folder: Path, seed: int
+) -> list[PhotographFeatures]:
+    """Features of `CROPS` views of up to `MOST_A_NAME` photographs a name, kept by name in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for number, (name, photographs) in enumerate(track(media.by_name.items(), "features of photographs")):
+        path = folder / f"{number}.npy"
+        rng = np.random.default_rng([seed, number])
+        if not path.is_file():
+            chosen = rng.permutation(len(photographs))[:MOST_A_NAME]
+            views = [pan(photographs[index].pixels(), CROPS, rng) for index in chosen]
+            _save(path, encode(tower, np.concatenate(views)))
+        features = np.load(path)
+        examples += [
+            PhotographFeatures(name, crops) for crops in features.reshape(-1, CROPS, *features.shape[1:])
+        ]
+    return examples
 
 
 def clip_features(media: Media, tower: VisionTower, seeds: range, folder: Path) -> list[ClipFeatures]:
@@ -60,4 +89,4 @@ def _save(path: Path, array: np.ndarray) -> None:
     partial = path.with_suffix(".part")
     with partial.open("wb") as file:
         np.save(file, array)
-    os.replace(partial, path)
+    partial.replace(path)

@@ -35,7 +35,7 @@ class Question:
 
 
 def listed(names: Sequence[str]) -> str:
-    """"a lion", "a lion and an orange", "a lion, an orange and a cup"."""
+    """ "a lion", "a lion and an orange", "a lion, an orange and a cup"."""
     spoken = [with_article(name) for name in names]
     return spoken[0] if len(spoken) == 1 else f"{', '.join(spoken[:-1])} and {spoken[-1]}"
 
@@ -67,7 +67,8 @@ def narration(happenings: Sequence[Happening]) -> str:
         parts[-1] = f"{parts[-1][0].lower()}{parts[-1][1:]}"
     else:
         parts += [
-            f"{with_article(h.name)} {'appear' if is_plural(h.name) else 'appears'} {WHERE[h.place]}" for h in came
+            f"{with_article(h.name)} {'appear' if is_plural(h.name) else 'appears'} {WHERE[h.place]}"
+            for h in came
         ]
     return sentence(" and ".join(parts))
 
@@ -101,7 +102,9 @@ def _in_view(seen: list[str], rng: np.random.Generator) -> Question:
 
 def _first(appeared: list[Happening], rng: np.random.Generator) -> Question:
     together = [h.name for h in appeared if h.time == appeared[0].time]
-    return Question("first", _phrase("first", rng), sentence(f"the {together[0]} came first"), tuple(together))
+    return Question(
+        "first", _phrase("first", rng), sentence(f"the {together[0]} came first"), tuple(together)
+    )
 
 
 def _where(sights: tuple[Sight, ...], rng: np.random.Generator) -> Question:
@@ -122,7 +125,10 @@ def _is_there(seen: list[str], appeared: list[Happening], rng: np.random.Generat
     others = [
         entry.name
         for entry in vocabulary.entries
-        if not any(vocabulary.names_thing(name, entry.name) or vocabulary.names_thing(entry.name, name) for name in seen)
+        if not any(
+            vocabulary.names_thing(name, entry.name) or vocabulary.names_thing(entry.name, name)
+            for name in seen
+        )
     ]
     name = gone[rng.integers(len(gone))] if gone and rng.random() < 0.3 else others[rng.integers(len(others))]
     verb = "are" if is_plural(name) else "is"

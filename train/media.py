@@ -11,17 +11,19 @@ photographs are held out, all of grocery's `val/`, and four of the clips.
 
 from __future__ import annotations
 
+import io
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
 import av
 import cv2
 import numpy as np
+import skimage.data
 
 from train.vocabulary import Vocabulary, load_vocabulary
 
@@ -84,6 +86,20 @@ class Media:
     footage: list[Footage]
     textures: list[np.ndarray]
 
+    @cached_property
+    def by_name(self) -> dict[str, list[Photograph]]:
+        """Photographs by what they show."""
+        groups: dict[str, list[Photograph]] = {}
+        for photograph in self.photographs:
+            groups.setdefault(photograph.name, []).append(photograph)
+        return dict(sorted(groups.items()))
+
+    def photograph(self, rng: np.random.Generator) -> Photograph:
+        """One at random: every name is as likely as every other."""
+        names = list(self.by_name)
+        group = self.by_name[names[rng.integers(len(names))]]
+        return group[rng.integers(len(group))]
+
 
 def load_media(folder: Path, split: Split) -> Media:
     """All media of a split. MediaError where the folder's files or the stamps are missing."""
@@ -133,7 +149,9 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _cutouts(vocabulary: Vocabulary) -> list[CutOut]:
     if not STAMPS.is_dir():
-        raise MediaError("the cut-outs are missing; install them with: apt-get install tuxpaint-stamps-default")
+        raise MediaError(
+            "the cut-outs are missing; install them with: apt-get install tuxpaint-stamps-default"
+        )
     return [
         CutOut(entry.name, STAMPS / f"{source.removeprefix('stamp:')}.png")
         for entry in vocabulary.entries
@@ -143,8 +161,6 @@ def _cutouts(vocabulary: Vocabulary) -> list[CutOut]:
 
 
 def _textures() -> list[np.ndarray]:
-    import skimage.data
-
     return [cv2.cvtColor(getattr(skimage.data, name)(), cv2.COLOR_GRAY2RGB) for name in TEXTURES]
 
 
@@ -163,8 +179,6 @@ def _stamp(path: Path) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _footage(data: bytes, fps: float) -> np.ndarray:
-    import io
-
     frames, next_time = [], 0.0
     with av.open(io.BytesIO(data)) as container:
         for frame in container.decode(video=0):

@@ -11,7 +11,6 @@ Stages, each kept under `--work` so that a run that was stopped goes on where it
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train import classifier
+from train.compose import excerpt
 from train.features import clip_features, photograph_features
 from train.media import load_media
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
@@ -43,7 +43,8 @@ ADAPTED = r"model\.layers.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down
 LEARNING_RATES = {"lora_": 1e-3, "connector": 3e-4, "router": 1e-3}
 WARM_UP = 20
 SAVE_EVERY = 25
-SLIDES_AMONG_CLIPS = 0.15
+SLIDES_AMONG_CLIPS = 0.12
+SHORTEST = 5  # frames of an excerpt
 
 console = Console()
 
@@ -130,7 +131,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
             optimizer.step()
             if step % 5 == 0:
-                console.print(f"{stage.name} {step}/{stage.steps} loss {loss.item():.3f} {right}")
+                console.print(f"{stage.name} {step}/{stage.steps} loss {loss.item():.3f} right: {right}")
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
                 self._save(state, optimizer, step + 1)
 
@@ -156,7 +157,7 @@ class Trainer:
         state = {"step": step, "weights": self.trained, "optimizer": optimizer.state_dict()}
         partial = path.with_suffix(".part")
         torch.save(state, partial)
-        os.replace(partial, path)
+        partial.replace(path)
 
     def _resume(self, path: Path, optimizer: torch.optim.Optimizer) -> int:
         if not path.is_file():
@@ -170,7 +171,7 @@ class Trainer:
 
 
 def embed(connector: ClassNameConnector, pictures: list[np.ndarray]) -> Tensor:
-    """Features [tokens, dim] and made-up shares [tokens, classes] to embeddings [frames, tokens, text dim]."""
+    """Features and made-up shares, [tokens, dim or classes], to embeddings [frames, tokens, text dim]."""
     classes = connector.names.in_features
     made_up = torch.tensor([picture.shape[1] == classes for picture in pictures])
     embeds = connector.places.new_empty(len(pictures), *connector.places.shape)
@@ -213,9 +214,11 @@ def main(
     vocabulary = load_vocabulary()
     media = load_media(data, "train")
 
-    bare = build(VideoLLMConfig(language_model_name=bases.SMOLLM2, vision_name=bases.EFFICIENTNET_LITE0))
-    photographs = photograph_features(media, bare.vision_tower, work / "photographs", seed)
-    composed = clip_features(media, bare.vision_tower, range(clips), work / "clips")
+    tower = build(
+        VideoLLMConfig(language_model_name=bases.SMOLLM2, vision_name=bases.EFFICIENTNET_LITE0)
+    ).vision_tower
+    photographs = photograph_features(media, tower, work / "photographs", seed)
+    composed = clip_features(media, tower, range(clips), work / "clips")
 
     known = classifier.known_to_imagenet(photographs, bases.imagenet_classifier(), class_names(), vocabulary)
     console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
@@ -231,7 +234,12 @@ def main(
         if rng.random() < SLIDES_AMONG_CLIPS:
             return slides.draw(rng)
         chosen = composed[rng.integers(len(composed))]
-        return clip_sequence(trainer.prompt, chosen.clip, chosen.features, fps, rng)
+        # Excerpts: short ones are cheap and full of beginnings, long ones teach patience.
+        frames = len(chosen.clip.sights)
+        length = int(rng.integers(min(SHORTEST, frames), frames + 1))
+        start = int(rng.integers(frames - length + 1))
+        clip = excerpt(chosen.clip, start, start + length)
+        return clip_sequence(trainer.prompt, clip, chosen.features[start : start + length], fps, rng)
 
     trainer.run(Stage("naming", naming_steps, batch=4), slides.draw)
     trainer.run(Stage("clips", clip_steps, batch=8), draw_clip)

@@ -43,7 +43,9 @@ class NarrationScore:
         free = [event for event in said if event.kind == "narration"]
         for index, moment in enumerate(moments):
             end = min(moment + WINDOW, *(later - EARLY for later in moments[index + 1 : index + 2]), 1e9)
-            answer = next((event for event in free if moment - EARLY <= event.time < max(end, moment + 0.1)), None)
+            answer = next(
+                (event for event in free if moment - EARLY <= event.time < max(end, moment + 0.1)), None
+            )
             if answer is not None:
                 free.remove(answer)
             for happening in (h for h in happenings if h.time == moment):
@@ -58,5 +60,5 @@ class NarrationScore:
 
 def tells(text: str, happening: Happening, vocabulary: Vocabulary) -> bool:
     """Whether a sentence names the thing, and says that it leaves where it does."""
-    named = vocabulary.names_thing(text, vocabulary[happening.name])
+    named = vocabulary.names_thing(text, happening.name)
     return named and (happening.kind == "appears" or "leave" in text)

@@ -1,4 +1,4 @@
-"""A composed clip as one training sequence: token ids, what each position should say next, and how much it counts.
+"""A composed clip as one training sequence: token ids, what each position should say next, and its weight.
 
 The layout is the session's own (`videollm.prompt`), so that what is trained is what is run.
 """

@@ -9,19 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from train.features import PhotographFeatures
+from train.language import in_view
 from train.sequences import SPEAK_WEIGHT, Sequence
-from train.vocabulary import with_article
 from videollm.prompt import Prompt
 
 SLIDES = 6
 MADE_UP_SHARE = 0.5
 STAYS_SHARE = 0.5
-
-
-def in_view(name: str) -> str:
-    article = with_article(name)
-    verb = "are" if article == name and name.endswith("s") else "is"
-    return f"{article[0].upper()}{article[1:]} {verb} in view."
 
 
 class Slides:
@@ -48,7 +42,7 @@ class Slides:
                 if position == 0:
                     sequence.expect(self.prompt.stop, SPEAK_WEIGHT)
                     sequence.read(self.prompt.reply)
-                    sequence.say(self.prompt.say(in_view(name)))
+                    sequence.say(self.prompt.say(in_view([name])))
                     lead = self.prompt.reopen
                 else:
                     sequence.expect(self.prompt.interval)

@@ -75,7 +75,7 @@ def is_plural(name: str) -> bool:
 
 
 def with_article(name: str) -> str:
-    """"apple" -> "an apple", "scissors" -> "scissors"."""
+    """ "apple" -> "an apple", "scissors" -> "scissors"."""
     if is_plural(name) or name in MASS:
         return name
     vowel = VOWEL_SOUND.match(name) or (name[0].lower() in "aeiou" and not CONSONANT_SOUND.match(name))

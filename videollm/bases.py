@@ -107,3 +107,7 @@ def imagenet_classifier() -> nn.Linear:
 def _efficientnet_file() -> dict[str, Tensor]:
     file = packaged_file(EFFICIENTNET_LITE0, "models/efficientnet-lite0-57934424.pth")
     return torch.load(file, weights_only=True)
+
+
+if __name__ == "__main__":
+    print(f"the default's base model is at {_smollm2_folder()}")

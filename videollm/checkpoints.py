@@ -12,11 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel
-from torch import nn
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel
 
 from videollm import bases
@@ -45,7 +44,7 @@ def load(name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Vid
             return _load_adapter(folder).eval()
         model = super(VideoLLM, VideoLLM).from_pretrained(folder, *args, **kwargs)
         model.tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{name_or_path} can't be loaded: {_first_line(error)}") from error
     return model.eval()
 
@@ -105,7 +104,9 @@ def _folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f'there is no folder {name}; give a folder, a hub id (owner/name) or "{DEFAULT_MODEL}"')
+        raise CheckpointError(
+            f'there is no folder {name}; give a folder, a hub id (owner/name) or "{DEFAULT_MODEL}"'
+        )
     try:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

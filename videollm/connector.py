@@ -40,15 +40,18 @@ class ClassNameConnector(nn.Module):
         nn.init.zeros_(self.free[2].bias)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features [frames, places, vision_size] to embeddings [frames, places, text_size]."""
+        return self.speak(self.shares(features)) + self.free(features)
+
+    def shares(self, features: Tensor) -> Tensor:
+        """How much of each class is seen, [frames, places, classes]; each group sums to 1."""
         logits = self.classifier(features).split(self.groups, dim=-1)
-        shares = torch.cat(
-            [
-                (group * scale).softmax(-1)
-                for group, scale in zip(logits, self.inverse_temperature, strict=True)
-            ],
-            dim=-1,
-        )  # [frames, places, classes]
-        return self.names(shares) + self.free(features) + self.places
+        scaled = (group * scale for group, scale in zip(logits, self.inverse_temperature, strict=True))
+        return torch.cat([group.softmax(-1) for group in scaled], dim=-1)
+
+    def speak(self, shares: Tensor) -> Tensor:
+        """Shares of classes to the mixed embeddings of their names, each place told apart."""
+        return self.names(shares) + self.places
 
 
 def build_connector(config: ConnectorConfig, vision_size: int, text_size: int, places: int) -> nn.Module:

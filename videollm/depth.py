@@ -42,7 +42,9 @@ class Router(nn.Module):
 class MixtureOfDepthsLayer(nn.Module):
     """Wraps one decoder layer of a `transformers` model, whatever its family, as `block`."""
 
-    def __init__(self, block: nn.Module, config: PreTrainedConfig, layer_idx: int, depth: DepthConfig) -> None:
+    def __init__(
+        self, block: nn.Module, config: PreTrainedConfig, layer_idx: int, depth: DepthConfig
+    ) -> None:
         super().__init__()
         self.block = block
         self.router = Router(config.hidden_size, depth.gate)
@@ -108,7 +110,9 @@ def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
     """
     config = decoder.config
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        raise ValueError("mixture-of-depths needs full attention; set sliding_window=None in the decoder's config")
+        raise ValueError(
+            "mixture-of-depths needs full attention; set sliding_window=None in the decoder's config"
+        )
     for index in depth.routed_layers(len(decoder.layers)):
         decoder.layers[index] = MixtureOfDepthsLayer(decoder.layers[index], config, index, depth)
     return decoder

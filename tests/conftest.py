@@ -1,0 +1,82 @@
+"""Small random models that every room's tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AddedToken,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    SiglipVisionConfig,
+)
+
+from videollm import VideoLLM, VideoLLMConfig
+from videollm.configuration import DepthConfig
+
+torch.set_num_threads(2)
+
+FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "mistral": MistralConfig}
+
+
+def text_config(family: str = "llama", **fields: object) -> PreTrainedConfig:
+    config = FAMILIES[family](
+        **{
+            "vocab_size": 300,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 4096,
+        }
+        | fields
+    )
+    if family == "mistral":
+        config.sliding_window = None
+    return config
+
+
+def vision_config() -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and an end-of-text token: a real tokenizer that needs no file."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.add_special_tokens({"eos_token": AddedToken("<eos>"), "bos_token": AddedToken("<bos>")})
+    return tokenizer
+
+
+def small_model(family: str = "llama", seed: int = 0, **depth: object) -> VideoLLM:
+    torch.manual_seed(seed)
+    config = VideoLLMConfig(
+        text_config=text_config(family),
+        vision_config=vision_config(),
+        depth_config=DepthConfig(**depth),
+        system_prompt="Watch.",
+    )
+    model = VideoLLM(config).eval()
+    model.tokenizer = byte_tokenizer()
+    return model
+
+
+@pytest.fixture
+def tiny() -> VideoLLM:
+    return small_model()

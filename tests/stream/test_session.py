@@ -1,0 +1,127 @@
+"""The session: what it reads is one sequence, one reply at a time, each question at its own time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_model
+
+from stream.frames import Frame
+from stream.session import Session
+from videollm import VideoLLM
+
+
+class Recorder:
+    """Keeps what a session feeds to its model and what comes out, position by position."""
+
+    def __init__(self, model: VideoLLM) -> None:
+        self.ids: list[int] = []
+        self.pixels: list[torch.Tensor] = []
+        self.last: dict[int, torch.Tensor] = {}
+        model.register_forward_hook(self.note, with_kwargs=True)
+
+    def note(self, model: VideoLLM, args: tuple, kwargs: dict, out: object) -> None:
+        self.ids += args[0][0].tolist()
+        if kwargs.get("pixel_values") is not None:
+            self.pixels.append(kwargs["pixel_values"])
+        self.last[len(self.ids) - 1] = out.logits[0, -1]
+
+
+def frames(count: int, seed: int = 0, fps: float = 2.0) -> list[Frame]:
+    rng = np.random.default_rng(seed)
+    return [Frame(i / fps, rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)) for i in range(count)]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.003, 1.0])
+@pytest.mark.parametrize("layers", ["interleaved", "all", "none"])
+def test_a_stream_equals_one_pass_over_all_it_read(threshold: float, layers: str) -> None:
+    model = small_model(layers=layers)
+    session = Session(model, threshold=threshold)
+    recorder = Recorder(model)
+    session.ask("What is in view?", time=1.0)
+    session.ask("What left?", time=1.2)
+    for frame in frames(6):
+        session.step(frame)
+    session.ask("And now?")
+    session.finish()
+    read, steps = torch.tensor([recorder.ids]), dict(recorder.last)
+    with torch.inference_mode():
+        whole = model(read, pixel_values=torch.cat(recorder.pixels)).logits[0]
+    positions = sorted(position for position in steps if position < read.shape[1])
+    stepped = torch.stack([steps[position] for position in positions])
+    torch.testing.assert_close(stepped, whole[positions], atol=1e-4, rtol=0)
+    assert len(positions) >= 6
+
+
+def test_threshold_zero_is_silent_and_one_always_speaks(tiny: VideoLLM) -> None:
+    silent, talker = Session(tiny, threshold=0.0), Session(tiny, threshold=1.0)
+    for frame in frames(4):
+        assert silent.step(frame) == []
+        events = talker.step(frame)
+        assert [(event.kind, event.time) for event in events] == [("narration", frame.time)]
+
+
+def test_questions_are_answered_at_their_own_time(tiny: VideoLLM) -> None:
+    session = Session(tiny, threshold=0.0)
+    session.ask("later", time=1.25)
+    session.ask("at once", time=0.5)
+    session.ask("never reached", time=60)
+    said = [event for frame in frames(5) for event in session.step(frame)]
+    assert [(e.kind, e.time) for e in said] == [
+        ("question", 0.5), ("answer", 0.5), ("question", 1.25), ("answer", 1.25)
+    ]  # fmt: skip
+    assert [e.text for e in said if e.kind == "question"] == ["at once", "later"]
+    last = session.finish()
+    assert [(e.kind, e.time) for e in last] == [("question", 60), ("answer", 60)]
+    assert session.finish() == []
+
+
+def test_an_answer_knows_nothing_of_later_frames(tiny: VideoLLM) -> None:
+    def answer(stream: list[Frame]) -> str:
+        session = Session(tiny, threshold=0.0)
+        session.ask("What is in view?", time=1.25)
+        said = [event for frame in stream for event in session.step(frame)]
+        return next(event.text for event in said if event.kind == "answer")
+
+    same, other = frames(6), frames(6)
+    other[4:] = frames(2, seed=9, fps=2)
+    other[4], other[5] = Frame(2.0, other[4].pixels), Frame(2.5, other[5].pixels)
+    assert answer(same) == answer(other)
+
+
+def test_reset_begins_anew(tiny: VideoLLM) -> None:
+    session = Session(tiny, threshold=1.0)
+    first = [session.step(frame) for frame in frames(3)]
+    session.ask("forgotten", time=9)
+    session.reset()
+    assert session.cache.seen_tokens == 0 and session.cache.nbytes == 0
+    assert [session.step(frame) for frame in frames(3)] == first
+    assert session.finish() == []
+
+
+def test_sessions_share_a_model_and_nothing_else(tiny: VideoLLM) -> None:
+    def alone(seed: int) -> list:
+        session = Session(tiny, threshold=1.0)
+        return [session.step(frame) for frame in frames(3, seed)]
+
+    one, two = Session(tiny, threshold=1.0), Session(tiny, threshold=1.0)
+    mixed = [(one.step(a), two.step(b)) for a, b in zip(frames(3, 1), frames(3, 2), strict=True)]
+    assert [a for a, _ in mixed] == alone(1)
+    assert [b for _, b in mixed] == alone(2)
+
+
+def test_a_full_context_is_said_and_the_stream_goes_on(tiny: VideoLLM) -> None:
+    tiny.config.text_config.max_position_embeddings = 600
+    session = Session(tiny, threshold=0.0)
+    session.ask("What is in view?", time=0.0)
+    said = [event for frame in frames(60) for event in session.step(frame)]
+    assert "notice" in [event.kind for event in said]
+    assert session.cache.seen_tokens <= 600
+    session.ask("Still there?")
+    assert [event.kind for event in session.finish()] == ["question", "answer"]
+
+
+def test_an_empty_question_is_refused(tiny: VideoLLM) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        Session(tiny).ask("  ")

@@ -1,0 +1,5 @@
+"""`python -m videollm.cli`."""
+
+from videollm.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""`videollm ask`: questions about a clip, at times of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from stream.export import writer_for
+from stream.export.times import format_time, parse_time
+from stream.frames import Event
+from videollm.cli import options
+from videollm.cli.loading import MAX_SIDE, load_session
+from videollm.cli.play import play
+
+
+def _time(text: str) -> float:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def ask(
+    source: options.Source,
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION", show_default=False)],
+    at: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--at",
+            parser=_time,
+            metavar="mm:ss",
+            help="When to ask; the first --at belongs to the first question, and so on. "
+            "Questions without one are asked at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[Literal["text", "jsonl"], typer.Option("--format")] = "text",
+    fps: options.Fps = 2.0,
+    model: options.Model = "pocket",
+    device: options.Device = "auto",
+) -> None:
+    """Ask about a clip, at its end or at given times.
+
+    \b
+    Examples:
+    videollm ask clip.mp4 "What came first?"
+    videollm ask clip.mp4 "What is in view?" --at 00:05 "What left?" --at 00:12
+    videollm ask camera:0 "What is in view?" --at 10 --format jsonl
+    """
+    times = at or []
+    if len(times) > len(questions):
+        message = f"{len(times)} times for {len(questions)} question(s); give each question one --at at most"
+        raise typer.BadParameter(message, param_hint="--at")
+    if not all(question.strip() for question in questions):
+        raise typer.BadParameter("a question is empty", param_hint="QUESTION")
+    from stream.feed import Feed
+    from stream.sources import open_source
+    from videollm.cli.status import Status
+
+    with open_source(source, fps, max_side=MAX_SIDE) as opened:
+        if opened.live and len(times) < len(questions):
+            raise typer.BadParameter(
+                "a live stream has no end; give every question an --at", param_hint="--at"
+            )
+        session = load_session(model, device)
+        for question, time in zip(questions, times, strict=False):
+            session.ask(question, time)
+        unanswered = len(questions)
+        with Feed(opened) as feed, Status(feed) as status, writer_for(format, sys.stdout) as writer:
+            for event in play(feed, session, status.seen, questions[len(times) :]):
+                end = max(status.time + 1 / fps, opened.duration or 0.0)
+                if event.kind == "question" and event.time > end:
+                    writer.write(_late(event, status.time))
+                if event.kind != "narration":
+                    writer.write(
+                        msgspec.structs.replace(event, time=status.time) if event.time > end else event
+                    )
+                unanswered -= event.kind == "answer"
+                if not unanswered:
+                    break
+
+
+def _late(question: Event, end: float) -> Event:
+    text = f"asked for {format_time(question.time)}, after the end of the clip; answered at its end"
+    return Event(end, "notice", text)

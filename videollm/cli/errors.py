@@ -1,0 +1,39 @@
+"""What goes wrong, as one line for the person at the keyboard."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+# Modules are looked up, not imported: one that is not loaded has raised nothing, and torch takes seconds.
+_EXPLAINED = (
+    ("stream.sources.base", "SourceError"),
+    ("videollm.bases", "CheckpointError"),
+    ("av", "FFmpegError"),
+    ("torch", "OutOfMemoryError"),
+)
+
+
+class CommandError(Exception):
+    """A command cannot go on; the message is one line that says what to do."""
+
+
+def explained() -> tuple[type[Exception], ...]:
+    """The exceptions whose message is meant for people."""
+    loaded = ((sys.modules.get(module), name) for module, name in _EXPLAINED)
+    return OSError, CommandError, *(getattr(module, name) for module, name in loaded if hasattr(module, name))
+
+
+def describe(error: BaseException) -> str:
+    """The error as one line."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        kept = f"; what was said before is saved in {error.filename}" if error.filename else ""
+        return f"the disk is full{kept}; make room and run the command again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error."""
+    print(f"videollm: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,54 @@
+"""A session on a named model."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    import torch
+
+    from stream.session import Session
+
+# Frames are scaled down to this inside the decoder: enough for every vision tower and for contact sheets,
+# while a queue of 4K frames would hold hundreds of megabytes.
+MAX_SIDE = 768
+
+
+def load_session(model: str, device: str, threshold: float | None = None) -> Session:
+    """Load the model onto the device and begin a session. Raises CheckpointError and typer.BadParameter."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    chosen = pick_device(device)
+    from transformers.utils import logging
+
+    from stream.session import Session
+    from videollm import VideoLLM
+
+    logging.disable_progress_bar()
+    with Console(stderr=True).status(f"loading {escape(model)}"):
+        loaded = VideoLLM.from_pretrained(model)
+    loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
+    return Session(loaded, threshold=threshold)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first CUDA device, else the CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise typer.BadParameter(
+            f"{name} is no device here; use auto, cpu, cuda or cuda:N", param_hint="--device"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise typer.BadParameter(f"{name} is not there; --device cpu runs everywhere", param_hint="--device")
+    return device

@@ -1,0 +1,166 @@
+"""`videollm summarize`: a page for every clip."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from stream.frames import Frame
+from videollm.cli import options
+from videollm.cli.errors import CommandError, complain, describe
+from videollm.cli.loading import MAX_SIDE, load_session
+from videollm.cli.play import play
+
+if TYPE_CHECKING:
+    from stream.session import Session
+    from videollm.cli.summary import Settings
+
+# fmt: off
+CLIP_SUFFIXES = frozenset((
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv", ".y4m",
+))
+# fmt: on
+
+
+def summarize(
+    clips: Annotated[
+        list[Path], typer.Argument(metavar="CLIP", help="Clips, or folders of clips.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.", show_default=False)],
+    resume: Annotated[bool, typer.Option("--resume", help="Skip clips that are finished.")] = False,
+    fps: options.Fps = 2.0,
+    threshold: options.Threshold = None,
+    model: options.Model = "pocket",
+    device: options.Device = "auto",
+) -> None:
+    """Write a page for every clip: Markdown and JSON, with a contact sheet of what was said.
+
+    \b
+    Examples:
+    videollm summarize clip.mp4 --out pages
+    videollm summarize holidays/ party.mov --out pages
+    videollm summarize holidays/ --out pages --resume
+    """
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is a file; name a folder", param_hint="--out")
+    from videollm.cli.summary import Settings, is_finished
+
+    found, failed = _find(clips)
+    names = clip_names(found, out)
+    settings = Settings(model, fps, threshold)
+    todo = {
+        clip: name for clip, name in names.items() if not (resume and is_finished(out, name, clip, settings))
+    }
+    if resume and names:
+        print(f"{len(names) - len(todo)} of {len(names)} clips are finished already")
+    if todo:
+        failed |= _summarize_all(todo, out, load_session(model, device, threshold), settings)
+    for clip, reason in failed.items():
+        complain(f"{clip}: {reason}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _find(given: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The clips named or lying in the folders named, each once; and the folders that hold none."""
+    found: dict[Path, None] = {}
+    empty: dict[Path, str] = {}
+    for path in given:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in CLIP_SUFFIXES)
+        if not inside:
+            empty[path] = "no clips in this folder"
+        found |= dict.fromkeys(clip.resolve() for clip in inside)
+    return list(found), empty
+
+
+def clip_names(clips: Sequence[Path], out: Path) -> dict[Path, str]:
+    """A name in `out` for each clip: its stem, with a digest of its path where another clip has that stem."""
+    from videollm.cli.summary import read_summary
+
+    stems = Counter(clip.stem for clip in clips)
+    names = {}
+    for clip in clips:
+        digest = hashlib.sha1(os.fsencode(clip), usedforsecurity=False).hexdigest()[:8]
+        longer = f"{clip.stem}-{digest}"
+        there = read_summary(out, clip.stem)
+        taken = stems[clip.stem] > 1 or (there is not None and there.clip.path != str(clip))
+        names[clip] = longer if taken or read_summary(out, longer) else clip.stem
+    return names
+
+
+def _summarize_all(
+    names: dict[Path, str], out: Path, session: Session, settings: Settings
+) -> dict[Path, str]:
+    """Summarize every clip; those that failed, with the reason. Only a full disk ends it: CommandError."""
+    failed: dict[Path, str] = {}
+    with _progress() as progress:
+        task = progress.add_task("", total=len(names))
+        for done, (clip, name) in enumerate(names.items()):
+            progress.update(task, completed=done, description=clip.name)
+            try:
+                _summarize(clip, out, name, session, settings, lambda share: progress.advance(task, share))
+            except Exception as error:  # whatever is wrong with one clip, the others must not suffer
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    saved = f"{done - len(failed)} of {len(names)} clips are saved in {out}"
+                    raise CommandError(
+                        f"the disk is full; {saved}; make room and go on with --resume"
+                    ) from error
+                failed[clip] = describe(error)
+            else:
+                print(out / f"{name}.md", flush=True)
+    return failed
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+def _summarize(
+    clip: Path,
+    out: Path,
+    name: str,
+    session: Session,
+    settings: Settings,
+    advance: Callable[[float], object],
+) -> None:
+    from stream.feed import Feed
+    from stream.sources import open_source
+    from videollm.cli.summary import Clip, Recorder, Summary, write_summary
+
+    session.reset()
+    with open_source(str(clip), settings.fps, max_side=MAX_SIDE) as source, Feed(source) as feed:
+        duration = source.duration
+        recorder = Recorder()
+
+        def seen(frame: Frame) -> None:
+            if duration:
+                advance((frame.time - recorder.time) / duration)
+            recorder.seen(frame)
+
+        for event in play(feed, session, seen):
+            recorder.said(event)
+    summary = Summary(Clip.of(clip), settings, duration or recorder.time, recorder.events)
+    write_summary(out, name, summary, recorder.contact_sheet())
