@@ -97,7 +97,7 @@ class Session:
             logits = self._read([token])
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
         self._sayings.append(said)
-        return self.prompt.tokenizer.decode(said).strip()
+        return str(self.prompt.tokenizer.decode(said)).strip()
 
     def _read(self, ids: list[int], pixels: Tensor | None = None) -> Tensor:
         """Feed tokens, and a frame in their place; the logits after the last one, [vocabulary]."""

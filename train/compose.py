@@ -108,7 +108,8 @@ def photographs(media: Media, rng: np.random.Generator) -> Scene:
     starts = [0, *_moments(rng, count - 1, length)]
     chosen = _different(media, len(starts), rng)
     empty_end = rng.random() < 0.1
-    frames, sights = [], []
+    frames: list[np.ndarray] = []
+    sights: list[tuple[Sight, ...]] = []
     for photograph, start, end in zip(chosen, starts, [*starts[1:], length], strict=True):
         gone = empty_end and end == length and end - start > SPACING
         shown = (end - start) // 2 if gone else end - start
@@ -331,10 +332,10 @@ def _sprite(cutout: CutOut) -> np.ndarray:
 def _card(photograph: Photograph) -> np.ndarray:
     pixels = photograph.pixels()
     height, width = pixels.shape[:2]
-    alpha = np.zeros((height, width), np.float32)
+    inside = np.zeros((height, width), np.float32)
     edge = max(2, min(height, width) // 16)
-    alpha[edge:-edge, edge:-edge] = 1
-    alpha = cv2.GaussianBlur(alpha, (0, 0), edge / 2)[..., None]
+    inside[edge:-edge, edge:-edge] = 1
+    alpha = cv2.GaussianBlur(inside, (0, 0), edge / 2)[..., None]
     return np.concatenate([pixels * alpha, alpha], axis=2).astype(np.float32)
 
 

@@ -24,6 +24,7 @@ import av
 import cv2
 import numpy as np
 import skimage.data
+from PIL import Image
 
 from train.vocabulary import Vocabulary, load_vocabulary
 
@@ -166,13 +167,12 @@ def _textures() -> list[np.ndarray]:
 
 @lru_cache(maxsize=2500)
 def _decode(photograph: Photograph) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(photograph.data, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(_bounded(image), cv2.COLOR_BGR2RGB)
+    return _bounded(np.asarray(Image.open(io.BytesIO(photograph.data)).convert("RGB")))
 
 
 @lru_cache(maxsize=400)
 def _stamp(path: Path) -> np.ndarray:
-    image = cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    image = np.asarray(Image.open(path).convert("RGBA"))
     rows, columns = (np.flatnonzero((image[..., 3] > 30).any(axis)) for axis in (1, 0))
     return _bounded(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
@@ -180,7 +180,7 @@ def _stamp(path: Path) -> np.ndarray:
 @lru_cache(maxsize=32)
 def _footage(data: bytes, fps: float) -> np.ndarray:
     frames, next_time = [], 0.0
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         for frame in container.decode(video=0):
             if frame.time is None or frame.time + 1e-6 >= next_time:
                 frames.append(_bounded(frame.to_ndarray(format="rgb24")))

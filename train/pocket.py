@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from train.features import clip_features, photograph_features
 from train.media import load_media
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
 from train.slides import Slides
-from train.vocabulary import Vocabulary, load_vocabulary
+from train.vocabulary import load_vocabulary
 from videollm import bases
 from videollm.checkpoints import build
 from videollm.configuration import ConnectorConfig, DepthConfig, VideoLLMConfig
@@ -63,7 +63,7 @@ def class_names() -> list[str]:
     return (Path(__file__).parent / "imagenet_names.txt").read_text().splitlines()
 
 
-def new_model(vocabulary: Vocabulary, learned: list[str], layer: nn.Linear) -> VideoLLM:
+def new_model(learned: list[str], layer: nn.Linear) -> VideoLLM:
     """The default model before training: its connector speaks the classes' names from the first moment."""
     imagenet = bases.imagenet_classifier()
     groups = [imagenet.out_features, layer.out_features]
@@ -76,10 +76,11 @@ def new_model(vocabulary: Vocabulary, learned: list[str], layer: nn.Linear) -> V
             system_prompt=SYSTEM_PROMPT,
         )
     )
-    connector: ClassNameConnector = model.connector
+    connector, tokenizer = cast(ClassNameConnector, model.connector), model.tokenizer
+    assert tokenizer is not None
     spoken = [*class_names(), *learned, "nothing"]
-    tokens = model.tokenizer([f" {name}" for name in spoken], add_special_tokens=False)["input_ids"]
-    embeddings = model.model.embed_tokens.weight
+    tokens = tokenizer([f" {name}" for name in spoken], add_special_tokens=False)["input_ids"]
+    embeddings = model.get_input_embeddings().weight
     with torch.no_grad():
         connector.classifier.weight.copy_(torch.cat([imagenet.weight, layer.weight]))
         connector.classifier.bias.copy_(torch.cat([imagenet.bias, layer.bias]))
@@ -92,24 +93,26 @@ def adapt(model: VideoLLM) -> PeftModel:
     config = LoraConfig(r=16, lora_alpha=32, target_modules=ADAPTED, modules_to_save=["connector", "router"])
     adapted = get_peft_model(model, config)
     # What the two classifiers know about pictures is not to be bent towards a few thousand sentences.
-    adapted.base_model.model.connector.modules_to_save["default"].classifier.requires_grad_(False)
+    trained_connector(model).classifier.requires_grad_(False)
     return adapted
+
+
+def trained_connector(model: VideoLLM) -> ClassNameConnector:
+    """The copy of the connector that PEFT trains in its place."""
+    return cast(Any, model.connector).modules_to_save["default"]
 
 
 class Trainer:
     """Runs stages on one model and keeps what was learned on disk every few steps."""
 
-    def __init__(self, adapted: PeftModel, work: Path, seed: int) -> None:
-        self.adapted = adapted
-        self.model: VideoLLM = adapted.base_model.model
-        self.prompt = Prompt.of(self.model.tokenizer, self.model.config)
+    def __init__(self, model: VideoLLM, work: Path, seed: int) -> None:
+        assert model.tokenizer is not None
+        self.model = model
+        self.prompt = Prompt.of(model.tokenizer, model.config)
+        self.adapted = adapt(model)
         self.work = work
         self.seed = seed
-        self.trained = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
-
-    @property
-    def connector(self) -> ClassNameConnector:
-        return self.model.connector.modules_to_save["default"]
+        self.trained = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
 
     def run(self, stage: Stage, draw: Callable[[np.random.Generator], Sequence]) -> None:
         """Train on sequences drawn by `draw`."""
@@ -137,7 +140,7 @@ class Trainer:
 
     def _loss(self, sequences: list[Sequence]) -> tuple[Tensor, str]:
         batch = collate(sequences, self.prompt.eos)
-        frames = embed(self.connector, [picture for s in sequences for picture in s.pictures])
+        frames = embed(trained_connector(self.model), [picture for s in sequences for picture in s.pictures])
         learned = batch.targets != IGNORED
         logits = self.adapted(
             input_ids=batch.ids, frame_embeds=frames, logits_to_keep=learned
@@ -190,13 +193,11 @@ def learning_rate(step: int, steps: int) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
 
 
-def export(adapted: PeftModel, folder: Path) -> None:
+def export(model: VideoLLM, adapted: PeftModel, folder: Path) -> None:
     """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads."""
-    model: VideoLLM = adapted.base_model.model
     adapted.peft_config["default"].base_model_name_or_path = model.config.language_model_name
-    adapted.half().save_pretrained(folder)
+    adapted.half().save_pretrained(str(folder))
     model.config.save_pretrained(folder)
-    # PEFT writes a model card of its own; ours stands beside the weights in the repository.
 
 
 def main(
@@ -226,7 +227,7 @@ def main(
     index = {name: position for position, name in enumerate(learned)}
     examples = classifier.gather(photographs, composed, index, nothing=len(learned))
     layer = classifier.fit(examples, len(learned) + 1, seed)
-    trainer = Trainer(adapt(new_model(vocabulary, learned, layer)), work, seed)
+    trainer = Trainer(new_model(learned, layer), work, seed)
     slides = Slides(trainer.prompt, photographs, [class_names(), [*learned, "nothing"]])
     fps = trainer.model.config.fps
 
@@ -243,7 +244,7 @@ def main(
 
     trainer.run(Stage("naming", naming_steps, batch=4), slides.draw)
     trainer.run(Stage("clips", clip_steps, batch=8), draw_clip)
-    export(trainer.adapted, out)
+    export(trainer.model, trainer.adapted, out)
     console.print(f"the model is in {out}")
 
 

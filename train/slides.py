@@ -58,6 +58,7 @@ class Slides:
                 photograph.features[rng.permutation(len(photograph.features))[:count]]
             ), photograph.name
         imagenet, learned = self.groups
+        shares: tuple[tuple[int, int | None], ...]
         if rng.random() < 0.7:
             chosen = int(rng.integers(len(imagenet)))
             shares = (len(imagenet), chosen), (len(learned), len(learned) - 1)

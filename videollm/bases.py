@@ -60,7 +60,7 @@ def language_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def _smollm2_folder() -> Path:
-    """SmolLM2 as safetensors in the user's cache: reading the GGUF takes half a minute, this half a second."""
+    """SmolLM2 as safetensors in the user's cache: the GGUF takes half a minute to read, these no time."""
     folder = cache_folder() / "smollm2-135m-instruct"
     if (folder / "model.safetensors").is_file():
         return folder

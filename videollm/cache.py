@@ -20,9 +20,8 @@ class StreamCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes that keys and values hold now."""
-        return sum(
-            layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.get_seq_length() > 0
-        )
+        stored = (getattr(layer, part) for layer in self.layers for part in ("keys", "values"))
+        return sum(tensor.nbytes for tensor in stored if tensor is not None)
 
     def reset(self) -> None:
         """Forget everything and free the memory."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -73,7 +73,7 @@ def _adopt(model: VideoLLM, decoder: PreTrainedModel) -> None:
     for name, module in decoder.model.named_children():
         if name != "layers":
             getattr(model.model, name).load_state_dict(module.state_dict())
-    for ours, theirs in zip(model.model.layers, decoder.model.layers, strict=True):
+    for ours, theirs in zip(model.model.layers, cast(Any, decoder).model.layers, strict=True):
         block = ours.block if isinstance(ours, MixtureOfDepthsLayer) else ours
         block.load_state_dict(theirs.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
@@ -84,7 +84,7 @@ def _load_adapter(folder: Path) -> VideoLLM:
     if (folder / "config.json").is_file():
         config = VideoLLMConfig.from_pretrained(folder)
     else:
-        base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
         config = VideoLLMConfig(
             language_model_name=base,
             vision_name=VIDEOLLM_ONLINE_VISION,

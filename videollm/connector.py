@@ -33,11 +33,10 @@ class ClassNameConnector(nn.Module):
         self.inverse_temperature = nn.Parameter(torch.ones(len(groups)))
         self.names = nn.Linear(sum(groups), text_size, bias=False)
         self.places = nn.Parameter(torch.zeros(places, text_size))
-        self.free = nn.Sequential(
-            nn.Linear(vision_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, text_size)
-        )
-        nn.init.zeros_(self.free[2].weight)
-        nn.init.zeros_(self.free[2].bias)
+        silent = nn.Linear(hidden_size, text_size)
+        nn.init.zeros_(silent.weight)
+        nn.init.zeros_(silent.bias)
+        self.free = nn.Sequential(nn.Linear(vision_size, hidden_size), nn.GELU(), silent)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [frames, places, vision_size] to embeddings [frames, places, text_size]."""

@@ -113,8 +113,11 @@ def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
         raise ValueError(
             "mixture-of-depths needs full attention; set sliding_window=None in the decoder's config"
         )
-    for index in depth.routed_layers(len(decoder.layers)):
-        decoder.layers[index] = MixtureOfDepthsLayer(decoder.layers[index], config, index, depth)
+    layers = decoder.get_submodule("layers")
+    if not isinstance(layers, nn.ModuleList):
+        raise ValueError(f"{type(decoder).__name__} has no list of decoder layers to convert")
+    for index in depth.routed_layers(len(layers)):
+        layers[index] = MixtureOfDepthsLayer(layers[index], config, index, depth)
     return decoder
 
 

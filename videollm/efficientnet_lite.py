@@ -7,6 +7,8 @@ convolutions when weights are imported, so that the tower holds convolutions onl
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ STEM_CHANNELS = 32
 class EfficientNetLiteConfig(PreTrainedConfig):
     model_type = "efficientnet_lite"
 
-    def __init__(self, image_size: int = 224, hidden_size: int = 1280, **kwargs: object) -> None:
+    def __init__(self, image_size: int = 224, hidden_size: int = 1280, **kwargs: Any) -> None:
         self.image_size = image_size
         self.hidden_size = hidden_size
         super().__init__(**kwargs)

@@ -23,7 +23,7 @@ from videollm.cache import StreamCache
 from videollm.configuration import VideoLLMConfig
 from videollm.connector import build_connector
 from videollm.depth import MixtureOfDepthsLayer, Router, convert
-from videollm.vision import build_tower
+from videollm.vision import VisionTower, build_tower
 
 
 class VideoLLM(PreTrainedModel, GenerationMixin):
@@ -40,6 +40,11 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules = ["MixtureOfDepthsLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    config: VideoLLMConfig
+    vision_tower: VisionTower
+    connector: nn.Module
+    model: Any  # whichever decoder of transformers; their classes share no type that has `layers`
+    lm_head: nn.Linear
     tokenizer: PreTrainedTokenizerBase | None = None
 
     def __init__(self, config: VideoLLMConfig) -> None:
@@ -129,7 +134,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=self.lm_head(wanted), past_key_values=past_key_values)
 
     def _embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Embeddings [batch, sequence, dim], and where in [batch * sequence] each frame lies [frames, tokens]."""
+        """Embeddings [batch, sequence, dim], and where in batch * sequence frames lie [frames, tokens]."""
         places = (input_ids == self.config.frame_token_id).flatten().nonzero().squeeze(1)
         tokens = self.config.tokens_per_frame
         frames = 0 if frame_embeds is None else frame_embeds.shape[0]
@@ -144,7 +149,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         flat = embeds.flatten(0, 1).index_copy(0, places, frame_embeds.flatten(0, 1).to(embeds.dtype))
         return flat.view_as(embeds), places.view(frames, tokens)
 
-    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Tensor | None:
+    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Any:
         """The mask of the layers that don't route. The stock decoder sizes one by layer 0, which is wrong
         only where that layer routes and others don't; then it has to be made here."""
         dense = [
@@ -163,7 +168,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             allow_is_causal_skip=False,
         )
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """`generate` starts with the whole prompt and its frames, and goes on token by token."""
@@ -179,7 +184,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         if isinstance(module, Router):
             nn.init.normal_(module.score.weight, std=0.02)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens
 
     def get_output_embeddings(self) -> nn.Module:

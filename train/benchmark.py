@@ -1,0 +1,267 @@
+"""Measures the default model into benchmarks/pocket.md and .json: `python -m train.benchmark --data FOLDER`.
+
+Everything is drawn by seeds and from the held-out split, so that a run gives the same figures again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import av
+import numpy as np
+import skimage.data
+import sklearn.datasets
+import torch
+import typer
+from rich.progress import track
+
+from stream.frames import Event, Frame
+from stream.session import Session
+from stream.sources.square import pad_to_square
+from train.compose import FPS, SIZE, Composition, compose, pan
+from train.language import answers, questions
+from train.media import Media, Photograph, load_media
+from train.report import render
+from train.scoring import NarrationScore
+from train.vocabulary import Vocabulary, load_vocabulary
+from videollm import VideoLLM
+
+# Far from the training clips' seeds, which count from 0.
+CLIP_SEED = 1_000_000
+CLIPS = 200
+QUESTION_CLIPS = 100
+PHOTOGRAPHS = 300
+PAN_FRAMES = 10  # five seconds
+STILL_FRAMES = 120  # a minute
+STILLS = 5
+# Photographs of installed packages, and words that would be true of them. Written down before the first run.
+PACKAGED = {
+    "astronaut": "person, woman, astronaut, space suit, face",
+    "camera": "person, man, tripod, camera, photographer",
+    "chelsea": "cat",
+    "coffee": "coffee, espresso, cup",
+    "rocket": "rocket, missile, projectile",
+    "coins": "coin, coins",
+    "motorcycle": "motorcycle, motorbike, moped, motor scooter, engine",
+    "china": "temple, palace, pagoda, building, tower, monastery",
+    "flower": "flower, dahlia, daisy",
+    "hubble": "stars, galaxy, space, sky",
+}
+
+
+def watch(session: Session, frames: np.ndarray) -> list[Event]:
+    """What a fresh session says about frames [frames, height, width, 3] at the model's rate."""
+    session.reset()
+    return [
+        event for index, pixels in enumerate(frames) for event in session.step(Frame(index / FPS, pixels))
+    ]
+
+
+def composed(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Narration of clips never trained on, and of the same labels with other clips' frames."""
+    clips: list[Composition] = []
+    said: list[list[Event]] = []
+    for seed in track(range(CLIP_SEED, CLIP_SEED + CLIPS), "composed clips"):
+        clip = compose(media, seed)
+        clips.append(clip)
+        said.append(watch(session, clip.frames))
+    right, shuffled = NarrationScore(), NarrationScore()
+    kinds: dict[str, NarrationScore] = {}
+    for index, clip in enumerate(clips):
+        right.add(clip.happenings, said[index], vocabulary)
+        # The next clip's tokens under this clip's labels: what could be had without looking.
+        shuffled.add(clip.happenings, said[(index + 1) % len(said)], vocabulary)
+        kinds.setdefault(clip.kind, NarrationScore()).add(clip.happenings, said[index], vocabulary)
+    examples = [
+        {
+            "kind": clip.kind,
+            "happened": [f"{h.time:.1f} {h.name} {h.kind}" for h in clip.happenings],
+            "said": [f"{event.time:.1f} {event.text}" for event in events],
+        }
+        for clip, events in list(zip(clips, said, strict=True))[:40]
+    ]
+    return {
+        "pocket": right.row(),
+        "shuffled": shuffled.row(),
+        "by_kind": {kind: score.row() for kind, score in sorted(kinds.items())},
+        "examples": examples,
+    }
+
+
+def asked(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Three of the five kinds of questions at a random frame of each clip, one after the other."""
+    right: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    examples = []
+    for seed in track(range(CLIP_SEED, CLIP_SEED + QUESTION_CLIPS), "questions"):
+        clip, rng = compose(media, seed), np.random.default_rng(seed)
+        index = int(rng.integers(3, len(clip.frames)))
+        options = questions(clip, index, rng)
+        for number in rng.permutation(len(options))[:3]:
+            question = options[number]
+            session.reset()
+            session.ask(question.text, index / FPS)
+            events = [
+                event
+                for at, pixels in enumerate(clip.frames[: index + 1])
+                for event in session.step(Frame(at / FPS, pixels))
+            ]
+            said = next(event.text for event in events if event.kind == "answer")
+            good = answers(question, said, vocabulary)
+            right[question.kind] += good
+            total[question.kind] += 1
+            examples.append(
+                {"question": question.text, "expected": question.answer, "said": said, "right": good}
+            )
+    return {
+        "by_kind": {
+            kind: {"asked": total[kind], "right": right[kind] / total[kind]} for kind in sorted(total)
+        },
+        "examples": examples[:60],
+    }
+
+
+def photographs(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Held-out photographs, each panned for five seconds; the first thing said must name it."""
+    rng = np.random.default_rng(CLIP_SEED)
+    pool: list[Photograph] = [p for p in media.photographs if p.source.startswith(("caltech", "grocery"))]
+    chosen = [pool[index] for index in rng.permutation(len(pool))[:PHOTOGRAPHS]]
+    total: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    more, wrong = 0, []
+    for photograph in track(chosen, "photographs"):
+        source = photograph.source.split("/")[0]
+        events = watch(session, pan(photograph.pixels(), PAN_FRAMES, rng))
+        first = events[0].text if events else ""
+        good = vocabulary.names_thing(first, photograph.name)
+        total[source] += 1
+        right[source] += good
+        more += max(0, len(events) - 1)
+        if not good:
+            wrong.append({"file": photograph.source, "is": photograph.name, "said": first})
+    return {
+        "right": sum(right.values()) / sum(total.values()),
+        "by_source": {source: right[source] / total[source] for source in sorted(total)},
+        "further_narrations_each": more / len(chosen),
+        "wrong": wrong,
+    }
+
+
+def packaged(session: Session) -> list[dict[str, Any]]:
+    """Photographs that come with installed packages: what is said, word for word."""
+    pictures = {
+        "china": sklearn.datasets.load_sample_image("china.jpg"),
+        "flower": sklearn.datasets.load_sample_image("flower.jpg"),
+        "hubble": skimage.data.hubble_deep_field(),
+        "motorcycle": skimage.data.stereo_motorcycle()[0],
+    }
+    rows = []
+    for name, words in PACKAGED.items():
+        picture = pictures[name] if name in pictures else getattr(skimage.data, name)()
+        if picture.ndim == 2:
+            picture = np.repeat(picture[..., None], 3, axis=2)
+        rng = np.random.default_rng(CLIP_SEED)
+        events = watch(session, pan(np.ascontiguousarray(picture), PAN_FRAMES, rng))
+        said = " / ".join(event.text for event in events)
+        good = any(word.strip() in said.lower() for word in words.split(","))
+        rows.append({"picture": name, "said": said, "true": good})
+    return rows
+
+
+def quiet(session: Session, media: Media) -> dict[str, Any]:
+    """A minute of a still scene, of the same picture; and a minute of black."""
+    rng = np.random.default_rng(CLIP_SEED)
+    stills = []
+    for index in rng.permutation(len(media.photographs))[:STILLS]:
+        picture = pad_to_square(media.photographs[index].pixels(), SIZE)
+        events = watch(session, np.repeat(picture[None], STILL_FRAMES, axis=0))
+        stills.append(
+            {"is": media.photographs[index].name, "said": [f"{e.time:.1f} {e.text}" for e in events]}
+        )
+    black = watch(session, np.zeros((STILL_FRAMES, SIZE, SIZE, 3), np.uint8))
+    return {"stills": stills, "black": [f"{event.time:.1f} {event.text}" for event in black]}
+
+
+def speed(media: Media) -> dict[str, Any]:
+    """The whole loop on a clip of composed scenes, with mixture-of-depths on and off, in turn."""
+    frames = np.concatenate([compose(media, CLIP_SEED + seed, "scene").frames for seed in range(4)])
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        write_clip(clip, frames)
+        rows: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
+        for _ in range(3):
+            for depth, flags in (("on", []), ("off", ["--dense"])):
+                command = [sys.executable, "-m", "train.speed", str(clip), *flags]
+                out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                rows[depth].append(json.loads(out.splitlines()[-1]))
+    return rows
+
+
+def write_clip(path: Path, frames: np.ndarray, rate: int = 30) -> None:
+    """Frames at the model's rate as an H.264 clip of 30 frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=rate, options={"crf": "23"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for pixels in frames:
+            for _ in range(round(rate / FPS)):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def machine() -> dict[str, str]:
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "date": date.today().isoformat(),
+        "cpu": f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
+    out: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks"),
+    model: Annotated[str, typer.Option(help="the model to measure")] = "pocket",
+    only: Annotated[list[str] | None, typer.Option(help="just these parts")] = None,
+) -> None:
+    """Measure the default model and write the tables."""
+    media, vocabulary = load_media(data, "heldout"), load_vocabulary()
+    session = Session(VideoLLM.from_pretrained(model))
+    parts: dict[str, Callable[[], Any]] = {
+        "speed": lambda: speed(media),
+        "quiet": lambda: quiet(session, media),
+        "packaged": lambda: packaged(session),
+        "composed": lambda: composed(session, media, vocabulary),
+        "photographs": lambda: photographs(session, media, vocabulary),
+        "questions": lambda: asked(session, media, vocabulary),
+    }
+    path = out / "pocket.json"
+    results = json.loads(path.read_text()) if path.is_file() and only else {}
+    results |= {"machine": machine(), "threshold": session.threshold}
+    out.mkdir(parents=True, exist_ok=True)
+    for name in only or list(parts):
+        results[name] = parts[name]()
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    (out / "pocket.md").write_text(render(results))
+    print(render(results))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,64 @@
+"""The whole loop's speed: decode, look, decide, speak; `python -m train.speed CLIP [--dense]` prints JSON.
+
+A process for each measurement, so that peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stream.session import Session
+from stream.sources import open_source
+from videollm import VideoLLM
+from videollm.depth import MixtureOfDepthsLayer
+
+WARM_UP_FRAMES = 4
+
+
+def undo_depth(model: VideoLLM) -> None:
+    """The same weights with every token through every layer."""
+    for index, layer in enumerate(model.model.layers):
+        if isinstance(layer, MixtureOfDepthsLayer):
+            model.model.layers[index] = layer.block
+
+
+def main(
+    clip: Annotated[Path, typer.Argument(help="the clip to watch")],
+    dense: Annotated[bool, typer.Option("--dense", help="mixture-of-depths off")] = False,
+    model: Annotated[str, typer.Option(help="the model")] = "pocket",
+) -> None:
+    """Watch a clip as fast as it goes."""
+    loaded = VideoLLM.from_pretrained(model)
+    if dense:
+        undo_depth(loaded)
+    session = Session(loaded)
+    steps, said = [], 0
+    with open_source(str(clip), loaded.config.fps) as source:
+        for frame in source:
+            began = time.perf_counter()
+            said += len(session.step(frame))
+            steps.append(time.perf_counter() - began)
+    measured = sorted(steps[WARM_UP_FRAMES:])
+    print(
+        json.dumps(
+            {
+                "frames": len(steps),
+                "sayings": said,
+                "frames_per_second": len(measured) / sum(measured),
+                "median_step_ms": 1e3 * measured[len(measured) // 2],
+                "slowest_step_ms": 1e3 * measured[-1],
+                "cache_mib": session.cache.nbytes / 2**20,
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
