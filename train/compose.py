@@ -6,6 +6,7 @@ follow each other by hard cuts; still scenes; footage; and clips in which nothin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -165,7 +166,7 @@ def _plot(media: Media, rng: np.random.Generator, length: int, capacity: int) ->
     lanes = {1: [rng.uniform(0.22, 0.78)], 2: [0.26, 0.74], 3: [0.18, 0.5, 0.82]}[capacity]
     size = {1: rng.uniform(0.45, 0.85), 2: rng.uniform(0.42, 0.52), 3: 0.36}[capacity]
     moments = [0] * (rng.random() < 0.7) + _moments(rng, int(rng.integers(0, 4)), length)
-    supply = iter(_things(media, 3 * len(moments) + 3, rng))
+    supply = itertools.cycle(_things(media, 3 * len(moments) + 3, rng))
     open_tracks: dict[int, _Track] = {}
     tracks = []
 
@@ -311,9 +312,10 @@ def _different(media: Media, count: int, rng: np.random.Generator) -> list[Photo
 
 
 def _things(media: Media, count: int, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """Different things with soft outlines: (name, premultiplied RGBA float32 [height, width, 4])."""
+    """Different things with soft outlines, `count` or all there are: (name, premultiplied RGBA float32)."""
     things: dict[str, np.ndarray] = {}
-    while len(things) < count:
+    kinds = len(media.by_name.keys() | {cutout.name for cutout in media.cutouts})
+    while len(things) < min(count, kinds):
         if rng.random() < CARD_SHARE:
             photograph = media.photograph(rng)
             things.setdefault(photograph.name, _card(photograph))

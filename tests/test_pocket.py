@@ -1,0 +1,96 @@
+"""The default model, as people use it: the real commands on real clips."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream.frames import Event, Frame
+from stream.session import Session
+from videollm import VideoLLM
+from videollm.checkpoints import assets_folder
+
+SAMPLE = assets_folder() / "sample.mp4"
+
+
+def videollm(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "videollm.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="module")
+def pocket() -> VideoLLM:
+    return VideoLLM.from_pretrained("pocket")
+
+
+def test_it_narrates_the_sample_clip() -> None:
+    done = videollm("narrate", SAMPLE, "--format", "jsonl")
+    assert done.returncode == 0, done.stderr
+    events = [msgspec.json.decode(line, type=Event) for line in done.stdout.splitlines()]
+    said = [(event.time, event.text) for event in events if event.kind == "narration"]
+    # The cat comes at 2 s and the coffee at 7 s.
+    assert any(2 <= time <= 3 and "cat" in text.lower() for time, text in said), said
+    assert any(
+        7 <= time <= 8 and ("espresso" in text or "coffee" in text or "cup" in text) for time, text in said
+    )
+    assert [event.time for event in events] == sorted(event.time for event in events)
+
+
+def test_it_answers_at_the_asked_time() -> None:
+    done = videollm("ask", SAMPLE, "What is in view?", "--at", "00:05", "--format", "jsonl")
+    assert done.returncode == 0, done.stderr
+    events = [msgspec.json.decode(line, type=Event) for line in done.stdout.splitlines()]
+    assert [(event.kind, event.time) for event in events] == [("question", 5.0), ("answer", 5.0)]
+    assert "cat" in events[1].text.lower()
+
+
+def test_black_is_silent(pocket: VideoLLM) -> None:
+    session = Session(pocket)
+    black = np.zeros((240, 320, 3), np.uint8)
+    assert [event for index in range(20) for event in session.step(Frame(index / 2, black))] == []
+
+
+def test_streaming_equals_one_pass_with_real_weights(pocket: VideoLLM) -> None:
+    import torch
+
+    session = Session(pocket, threshold=1.0)
+    read: list[int] = []
+    pixels: list[torch.Tensor] = []
+    steps: dict[int, torch.Tensor] = {}
+
+    def note(_: object, args: tuple, kwargs: dict, out: object) -> None:
+        read.extend(args[0][0].tolist())
+        if kwargs.get("pixel_values") is not None:
+            pixels.append(kwargs["pixel_values"])
+        steps[len(read) - 1] = out.logits[0, -1]
+
+    hook = pocket.register_forward_hook(note, with_kwargs=True)
+    try:
+        rng = np.random.default_rng(0)
+        for index in range(4):
+            session.step(Frame(index / 2, rng.integers(0, 256, (100, 160, 3), dtype=np.uint8)))
+    finally:
+        hook.remove()
+    with torch.inference_mode():
+        whole = pocket(torch.tensor([read]), pixel_values=torch.cat(pixels)).logits[0].log_softmax(-1)
+    stepped = torch.stack(list(steps.values())).log_softmax(-1)
+    torch.testing.assert_close(stepped, whole[list(steps)], atol=1e-4, rtol=1e-4)
+
+
+def test_the_readmes_program_runs() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    program = readme.split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "narration" in done.stdout and "answer" in done.stdout

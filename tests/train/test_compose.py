@@ -1,0 +1,146 @@
+"""Composed clips: the same for a seed, and what is told of them follows from what is seen."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from stream.frames import Event
+from train.compose import FPS, KINDS, SIZE, SPACING, Composition, compose, excerpt
+from train.language import answers, narration, questions
+from train.media import CutOut, Footage, Media, Photograph
+from train.scoring import NarrationScore
+from train.sequences import IGNORED, by_frame
+from train.vocabulary import load_vocabulary
+
+NAMES = {"wild cat": "chelsea", "cup": "coffee", "person": "astronaut", "camera": "camera", "coin": "coins"}
+SEEDS = range(12)
+
+
+def photograph(name: str, picture: str) -> Photograph:
+    file = io.BytesIO()
+    Image.fromarray(getattr(skimage.data, picture)()).convert("RGB").save(file, "JPEG")
+    return Photograph(name, picture, file.getvalue())
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
+    """Photographs of scikit-image, and cut-outs made of two of them."""
+    folder = tmp_path_factory.mktemp("stamps")
+    cutouts = []
+    for name, picture in (("soccer ball", "coins"), ("globe", "hubble_deep_field"), ("tiger", "chelsea")):
+        pixels = np.array(
+            Image.fromarray(getattr(skimage.data, picture)()).convert("RGBA").resize((120, 120))
+        )
+        y, x = np.ogrid[:120, :120]
+        pixels[..., 3] = np.where((x - 60) ** 2 + (y - 60) ** 2 < 55**2, 255, 0)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+        cutouts.append(CutOut(name, folder / f"{name}.png"))
+    clip = Path(__file__).parents[2] / "assets" / "sample.mp4"
+    return Media(
+        photographs=[photograph(name, picture) for name, picture in NAMES.items()],
+        cutouts=cutouts,
+        footage=[Footage("bottle", clip.name, clip.read_bytes())],
+        textures=[np.stack([skimage.data.brick()] * 3, axis=2)],
+    )
+
+
+@pytest.fixture(scope="module")
+def clips(media: Media) -> list[Composition]:
+    return [compose(media, seed, kind) for kind in KINDS for seed in SEEDS]
+
+
+def test_a_seed_is_a_clip(media: Media) -> None:
+    once, again, other = compose(media, 5), compose(media, 5), compose(media, 6)
+    assert np.array_equal(once.frames, again.frames) and once.happenings == again.happenings
+    assert once.frames.shape != other.frames.shape or not np.array_equal(once.frames, other.frames)
+
+
+def test_frames_and_sights_go_together(clips: list[Composition]) -> None:
+    for clip in clips:
+        assert clip.frames.shape == (len(clip.sights), SIZE, SIZE, 3) and clip.frames.dtype == np.uint8
+
+
+def test_happenings_follow_from_sights(clips: list[Composition]) -> None:
+    for clip in clips:
+        for happening in clip.happenings:
+            index = round(happening.time * FPS)
+            now = {sight.name for sight in clip.sights[index]}
+            before = {sight.name for sight in clip.sights[index - 1]} if index else set()
+            if happening.kind == "appears":
+                assert happening.name in now - before
+            else:
+                assert happening.name in before - now
+
+
+def test_moments_are_apart(clips: list[Composition]) -> None:
+    for clip in clips:
+        moments = sorted({round(happening.time * FPS) for happening in clip.happenings})
+        # A thing that slides in is plainly seen a frame before another that slides out is gone.
+        assert all(later - earlier >= SPACING - 1 for earlier, later in itertools.pairwise(moments))
+
+
+def test_nothing_is_nothing(media: Media) -> None:
+    for seed in SEEDS:
+        clip = compose(media, seed, "nothing")
+        assert clip.happenings == () and not any(clip.sights)
+
+
+def test_a_still_scene_has_one_moment(media: Media) -> None:
+    for seed in SEEDS:
+        assert {happening.time for happening in compose(media, seed, "still").happenings} == {0.0}
+
+
+def test_an_excerpt_begins_with_what_is_seen(clips: list[Composition]) -> None:
+    for clip in clips:
+        part = excerpt(clip, 3, len(clip.sights))
+        at_start = [h.name for h in part.happenings if h.time == 0]
+        assert at_start == [sight.name for sight in clip.sights[3]]
+        assert len(part.frames) == len(part.sights) == len(clip.sights) - 3
+
+
+def test_every_moment_can_be_told_and_scores_in_full(clips: list[Composition]) -> None:
+    vocabulary = load_vocabulary()
+    score = NarrationScore()
+    for clip in clips:
+        moments = by_frame(clip.happenings, FPS).items()
+        said = [Event(index / FPS, "narration", narration(group)) for index, group in moments]
+        score.add(clip.happenings, said, vocabulary)
+    row = score.row()
+    assert row["events"] > 50
+    assert (row["narrated"], row["named"], row["time_diff"], row["false_per_event"]) == (1, 1, 0, 0)
+
+
+def test_silence_and_chatter_score_badly(clips: list[Composition]) -> None:
+    vocabulary = load_vocabulary()
+    silent, chatty = NarrationScore(), NarrationScore()
+    for clip in clips:
+        silent.add(clip.happenings, [], vocabulary)
+        talk = [Event(index / FPS, "narration", "A stapler is in view.") for index in range(len(clip.sights))]
+        chatty.add(clip.happenings, talk, vocabulary)
+    assert silent.row()["narrated"] == 0 and silent.row()["false_per_event"] == 0
+    assert chatty.row()["named"] == 0 and chatty.row()["false_per_event"] > 5
+
+
+def test_each_answer_is_right_by_its_own_score_and_wrong_by_another(clips: list[Composition]) -> None:
+    vocabulary, rng = load_vocabulary(), np.random.default_rng(0)
+    kinds = set()
+    for clip in clips:
+        for question in questions(clip, len(clip.sights) - 1, rng):
+            kinds.add(question.kind)
+            assert answers(question, question.answer, vocabulary), question
+            assert not answers(question, "I can't say.", vocabulary), question
+    assert kinds == {"in view", "first", "where", "is there", "left"}
+
+
+def test_ignored_is_what_pytorch_ignores() -> None:
+    import torch
+
+    loss = torch.nn.functional.cross_entropy(torch.randn(2, 5), torch.tensor([IGNORED, 1]), reduction="none")
+    assert loss[0] == 0

@@ -1,0 +1,78 @@
+"""A training sequence is what the session reads: the same ids, and targets where the session decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import small_model
+
+from train.compose import Composition, Happening, Sight
+from train.language import narration
+from train.sequences import IGNORED, clip_sequence, collate
+from videollm.prompt import Prompt
+
+LION = (Sight("lion", "left"),)
+
+
+@pytest.fixture
+def prompt() -> Prompt:
+    model = small_model()
+    return Prompt.of(model.tokenizer, model.config)
+
+
+@pytest.fixture
+def clip() -> Composition:
+    """Nothing, nothing, a lion for five frames, nothing for three."""
+    sights = ((),) * 2 + (LION,) * 5 + ((),) * 3
+    happenings = (
+        Happening(1.0, "appears", "lion", "left", False),
+        Happening(3.5, "leaves", "lion", "left", False),
+    )
+    return Composition(np.zeros((10, 2, 2, 3), np.uint8), sights, happenings, "scene", 0)
+
+
+def features(clip: Composition) -> np.ndarray:
+    return np.zeros((len(clip.sights), 10, 8), np.float16)
+
+
+def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip: Composition) -> None:
+    for seed in range(30):
+        sequence = clip_sequence(prompt, clip, features(clip), 2.0, np.random.default_rng(seed))
+        ends = [
+            index
+            for index, token in enumerate(sequence.ids)
+            if token == prompt.frame[0] and sequence.ids[index + 1 : index + 2] != [prompt.frame[0]]
+        ]
+        assert len(ends) == len(sequence.pictures) == 10
+        decisions = [sequence.targets[index] for index in ends]
+        assert set(decisions) == {prompt.interval, prompt.stop}
+        # A narration may come a frame late; both its moment and the frame that speaks say so.
+        assert 2 <= decisions.count(prompt.stop) <= 4
+        assert decisions[2] == decisions[7] == prompt.stop
+        text = prompt.tokenizer.decode([token for token in sequence.ids if token < 300])
+        assert "Assistant: A lion appears on the left." in text and "The lion leaves." in text
+
+
+def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: Composition) -> None:
+    sequence = clip_sequence(prompt, clip, features(clip), 2.0, np.random.default_rng(0))
+    for index, target in enumerate(sequence.targets[:-1]):
+        if target not in (IGNORED, prompt.interval, prompt.stop):
+            assert sequence.ids[index + 1] == target
+    assert prompt.eos in sequence.targets
+
+
+def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(prompt: Prompt, clip: Composition) -> None:
+    sequences = [
+        clip_sequence(prompt, clip, features(clip), 2.0, np.random.default_rng(seed)) for seed in range(3)
+    ]
+    batch = collate(sequences, prompt.eos)
+    assert batch.ids.shape == batch.targets.shape == batch.weights.shape
+    for row, sequence in enumerate(sequences):
+        length = len(sequence.ids)
+        assert batch.ids[row, :length].tolist() == sequence.ids
+        assert (batch.targets[row, length:] == IGNORED).all() and (batch.weights[row, length:] == 0).all()
+
+
+def test_nothing_to_tell_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing happened"):
+        narration([])
