@@ -7,7 +7,7 @@ be silent about pictures that are none of its business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +25,10 @@ MIDDLE_ROW = {"left": 4, "middle": 5, "right": 6}  # of the 3 x 3 places, behind
 CENTRE = MIDDLE_ROW["middle"]
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Single features [rows, dim], the index of what they show, and how much each counts."""
-
-    features: Tensor
-    labels: Tensor
-    weights: Tensor
+class Examples(NamedTuple):
+    features: Tensor  # [rows, dim]
+    labels: Tensor  # [rows], the index of what they show
+    weights: Tensor  # [rows], how much each counts
 
 
 def known_to_imagenet(
@@ -48,10 +45,31 @@ def known_to_imagenet(
     return known
 
 
-def gather(
-    photographs: list[PhotographFeatures], clips: list[ClipFeatures], index: dict[str, int], nothing: int
-) -> Examples:
+def fit(
+    photographs: list[PhotographFeatures], clips: list[ClipFeatures], names: list[str], seed: int
+) -> nn.Linear:
+    """Linear(dim, names and nothing) by cross-entropy; rare names weigh more, by the root of how rare."""
+    torch.manual_seed(seed)
+    features, labels, weights = _examples(photographs, clips, names)
+    layer = nn.Linear(features.shape[1], len(names) + 1)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=2e-3, weight_decay=0.02)
+    counts = torch.bincount(labels, minlength=len(names) + 1).clamp(min=1).float()
+    weights = weights * counts.rsqrt()[labels] * counts.mean().sqrt()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(labels) // BATCH + 1))
+    for _ in track(range(EPOCHS), description="classifier"):
+        for chosen in torch.randperm(len(labels)).split(BATCH):
+            logits = layer(features[chosen].float())
+            loss = F.cross_entropy(logits, labels[chosen], reduction="none", label_smoothing=0.05)
+            optimizer.zero_grad()
+            (loss * weights[chosen]).mean().backward()
+            optimizer.step()
+            schedule.step()
+    return layer
+
+
+def _examples(photographs: list[PhotographFeatures], clips: list[ClipFeatures], names: list[str]) -> Examples:
     """Rows from whole photographs, from places of composed frames, and from frames that show nothing."""
+    index, nothing = {name: position for position, name in enumerate(names)}, len(names)
     rows: list[np.ndarray] = []
     labels: list[int] = []
     weights: list[float] = []
@@ -77,23 +95,3 @@ def gather(
             for sight in sights:
                 add(features[MIDDLE_ROW[sight.place]], index.get(sight.name, nothing), 0.5)
     return Examples(torch.from_numpy(np.stack(rows)), torch.tensor(labels), torch.tensor(weights))
-
-
-def fit(examples: Examples, classes: int, seed: int) -> nn.Linear:
-    """Linear(dim, classes) by cross-entropy; rare names count as much as the square root of their share."""
-    torch.manual_seed(seed)
-    layer = nn.Linear(examples.features.shape[1], classes)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=2e-3, weight_decay=0.02)
-    counts = torch.bincount(examples.labels, minlength=classes).clamp(min=1).float()
-    weights = examples.weights * counts.rsqrt()[examples.labels] * counts.float().mean().sqrt()
-    steps = EPOCHS * len(examples.labels) // BATCH
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps + EPOCHS)
-    for _ in track(range(EPOCHS), description="classifier"):
-        for chosen in torch.randperm(len(examples.labels)).split(BATCH):
-            logits = layer(examples.features[chosen].float())
-            loss = F.cross_entropy(logits, examples.labels[chosen], reduction="none", label_smoothing=0.05)
-            optimizer.zero_grad()
-            (loss * weights[chosen]).mean().backward()
-            optimizer.step()
-            schedule.step()
-    return layer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import cv2
@@ -62,26 +62,13 @@ def compose(media: Media, seed: int, kind: str | None = None) -> Composition:
     drawn = str(rng.choice(list(KINDS), p=weights / weights.sum()))
     kind = kind or drawn
     frames, sights, cuts = KINDS[kind][1](media, rng)
-    return Composition(_camera(frames, rng), sights, _happenings(sights, cuts), kind, seed)
-
-
-def excerpt(clip: Composition, start: int, end: int) -> Composition:
-    """Frames `start` to `end` as a clip of their own: what is seen in its first frame appears there."""
-    first = tuple(Happening(0.0, "appears", sight.name, sight.place, True) for sight in clip.sights[start])
-    later = tuple(
-        replace(happening, time=happening.time - start / FPS)
-        for happening in clip.happenings
-        if start < round(happening.time * FPS) < end
-    )
-    return replace(
-        clip, frames=clip.frames[start:end], sights=clip.sights[start:end], happenings=first + later
-    )
+    return Composition(_camera(frames, rng), sights, happenings_of(sights, cuts), kind, seed)
 
 
 Scene = tuple[np.ndarray, tuple[tuple[Sight, ...], ...], set[int]]
 
 
-def _happenings(sights: tuple[tuple[Sight, ...], ...], cuts: set[int]) -> tuple[Happening, ...]:
+def happenings_of(sights: tuple[tuple[Sight, ...], ...], cuts: set[int]) -> tuple[Happening, ...]:
     """What is to be said follows from what is seen: differences between a frame and the one before.
 
     At a cut the old picture's going is not told, unless nothing comes in its place.
@@ -112,7 +99,7 @@ def photographs(media: Media, rng: np.random.Generator) -> Scene:
     frames: list[np.ndarray] = []
     sights: list[tuple[Sight, ...]] = []
     for photograph, start, end in zip(chosen, starts, [*starts[1:], length], strict=True):
-        gone = empty_end and end == length and end - start > SPACING
+        gone = empty_end and end == length and end - start >= 2 * SPACING
         shown = (end - start) // 2 if gone else end - start
         frames.append(pan(photograph.pixels(), shown, rng))
         sights += [(Sight(photograph.name, "middle"),)] * shown

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from train.compose import Composition, Happening, Sight, compose, pan
+from train.compose import FPS, Composition, Happening, Sight, compose, happenings_of, pan
 from train.media import Media
 from videollm.vision import VisionTower
 
 BATCH = 8
 CROPS = 2
-MOST_A_NAME = 40
+MOST_A_NAME = 60
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 Labels = tuple[tuple[tuple[Sight, ...], ...], tuple[Happening, ...], str]
 
@@ -31,6 +31,28 @@ class ClipFeatures:
 
     clip: Composition
     features: np.ndarray
+
+
+def join(pieces: list[tuple[ClipFeatures, np.ndarray]]) -> ClipFeatures:
+    """Frames of clips one after the other as a clip: of each piece those of its indices, in their order.
+
+    A piece begins with a cut, so that an excerpt is a piece alone: what is seen in its first frame appears
+    there. An index that stands again and again is a scene in which nothing moves.
+    """
+    sights: list[tuple[Sight, ...]] = []
+    cuts: set[int] = set()
+    for clip, indices in pieces:
+        inner = {round(happening.time * FPS) for happening in clip.clip.happenings if happening.cut}
+        cuts |= {len(sights) + at for at, index in enumerate(indices) if at == 0 or int(index) in inner}
+        sights += [clip.clip.sights[index] for index in indices]
+    labels = Composition(
+        frames=NO_FRAMES,
+        sights=tuple(sights),
+        happenings=happenings_of(tuple(sights), cuts),
+        kind="+".join(clip.clip.kind for clip, _ in pieces),
+        seed=pieces[0][0].clip.seed,
+    )
+    return ClipFeatures(labels, np.concatenate([clip.features[indices] for clip, indices in pieces]))
 
 
 @torch.inference_mode()

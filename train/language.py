@@ -81,7 +81,7 @@ def questions(clip: Composition, index: int, rng: np.random.Generator) -> list[Q
     asked = [_in_view(seen, rng), _is_there(seen, appeared, rng), _left(seen, past, appeared, rng)]
     if appeared:
         asked.append(_first(appeared, rng))
-    if seen and clip.kind != "footage":
+    if seen and "footage" not in clip.kind:
         asked.append(_where(clip.sights[index], rng))
     return asked
 

@@ -2,9 +2,10 @@
 
 Stages, each kept under `--work` so that a run that was stopped goes on where it was:
   features    of photographs and composed clips, by the frozen vision tower, once
-  classifier  the names that ImageNet lacks, by regression on those features
+  classifier  the names that ImageNet lacks, by regression on the features of one part of the media
   naming      connector, routers and adapter on slide shows: a new thing is named, the same thing is not again
   clips       the same on composed clips, with silence, leaving things, and questions
+  classifier  again, on all media
   export      a PEFT adapter with connector and routers, half precision, and the configuration
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -25,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train import classifier
-from train.compose import excerpt
-from train.features import clip_features, photograph_features
+from train.features import ClipFeatures, PhotographFeatures, clip_features, join, photograph_features
 from train.media import load_media
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
 from train.slides import Slides
@@ -43,19 +44,27 @@ ADAPTED = r"model\.layers.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down
 LEARNING_RATES = {"lora_": 1e-3, "connector": 3e-4, "router": 1e-3}
 WARM_UP = 20
 SAVE_EVERY = 25
-SLIDES_AMONG_CLIPS = 0.12
-SHORTEST = 5  # frames of an excerpt
+SHOWS_A_STEP = 9
+SHOWS_AMONG_CLIPS = 0.12
+# A step of clips reads about as many frames whatever their length: excerpts of one clip, which are cheap and
+# full of beginnings, or a few long ones of many clips, in which things may also stand still for long.
+FRAMES_A_STEP = 96
+EXCERPT = (5, 20)
+LONG_SHARE = 0.2
+LONG = (32, 96)
+STANDS_SHARE = 0.3
+STANDS = (8, 48)
 
 console = Console()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A training stage: `steps` of `batch` sequences."""
+    """A training stage of so many steps; `draw` gives the sequences of one."""
 
     name: str
     steps: int
-    batch: int
+    draw: Callable[[np.random.Generator], list[Sequence]]
 
 
 def class_names() -> list[str]:
@@ -78,14 +87,20 @@ def new_model(learned: list[str], layer: nn.Linear) -> VideoLLM:
     )
     connector, tokenizer = cast(ClassNameConnector, model.connector), model.tokenizer
     assert tokenizer is not None
+    set_classifier(connector, imagenet, layer)
     spoken = [*class_names(), *learned, "nothing"]
     tokens = tokenizer([f" {name}" for name in spoken], add_special_tokens=False)["input_ids"]
     embeddings = model.get_input_embeddings().weight
     with torch.no_grad():
-        connector.classifier.weight.copy_(torch.cat([imagenet.weight, layer.weight]))
-        connector.classifier.bias.copy_(torch.cat([imagenet.bias, layer.bias]))
         connector.names.weight.copy_(torch.stack([embeddings[ids].mean(0) for ids in tokens], dim=1))
     return model
+
+
+@torch.no_grad()
+def set_classifier(connector: ClassNameConnector, imagenet: nn.Linear, learned: nn.Linear) -> None:
+    """Put both groups' classifiers into the connector's."""
+    connector.classifier.weight.copy_(torch.cat([imagenet.weight, learned.weight]))
+    connector.classifier.bias.copy_(torch.cat([imagenet.bias, learned.bias]))
 
 
 def adapt(model: VideoLLM) -> PeftModel:
@@ -102,6 +117,50 @@ def trained_connector(model: VideoLLM) -> ClassNameConnector:
     return cast(Any, model.connector).modules_to_save["default"]
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """Draws the sequences of a step: slide shows, excerpts of clips, or long ones of many clips."""
+
+    prompt: Prompt
+    fps: float
+    composed: list[ClipFeatures]
+    slides: Slides
+
+    def shows(self, rng: np.random.Generator) -> list[Sequence]:
+        return [self.slides.draw(rng) for _ in range(SHOWS_A_STEP)]
+
+    def clips(self, rng: np.random.Generator) -> list[Sequence]:
+        if rng.random() < SHOWS_AMONG_CLIPS:
+            return self.shows(rng)
+        draw, (shortest, longest) = (
+            (self._long, LONG) if rng.random() < LONG_SHARE else (self._excerpt, EXCERPT)
+        )
+        length = int(rng.integers(shortest, longest + 1))
+        drawn = [draw(length, rng) for _ in range(FRAMES_A_STEP // length)]
+        return [clip_sequence(self.prompt, clip, self.fps, rng) for clip in drawn]
+
+    def _excerpt(self, length: int, rng: np.random.Generator) -> ClipFeatures:
+        clip = self._any(rng)
+        frames = len(clip.features)
+        start = int(rng.integers(max(0, frames - length) + 1))
+        return join([(clip, np.arange(start, min(start + length, frames)))])
+
+    def _long(self, length: int, rng: np.random.Generator) -> ClipFeatures:
+        pieces: list[tuple[ClipFeatures, np.ndarray]] = []
+        left = length
+        while left > 0:
+            clip = self._any(rng)
+            indices = np.arange(len(clip.features))
+            if rng.random() < STANDS_SHARE:
+                indices = np.append(indices, np.full(rng.integers(*STANDS), indices[-1]))
+            pieces.append((clip, indices[:left]))
+            left -= len(pieces[-1][1])
+        return join(pieces)
+
+    def _any(self, rng: np.random.Generator) -> ClipFeatures:
+        return self.composed[rng.integers(len(self.composed))]
+
+
 class Trainer:
     """Runs stages on one model and keeps what was learned on disk every few steps."""
 
@@ -114,8 +173,8 @@ class Trainer:
         self.seed = seed
         self.trained = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
 
-    def run(self, stage: Stage, draw: Callable[[np.random.Generator], Sequence]) -> None:
-        """Train on sequences drawn by `draw`."""
+    def run(self, stage: Stage) -> None:
+        """Train, from where the stage was left."""
         groups = [
             {"params": [p for n, p in self.trained.items() if part in n], "lr": rate, "top": rate}
             for part, rate in LEARNING_RATES.items()
@@ -125,10 +184,11 @@ class Trainer:
         done = self._resume(state, optimizer)
         for step in range(done, stage.steps):
             rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
-            sequences = [draw(rng) for _ in range(stage.batch)]
+            sequences = stage.draw(rng)
             for group in optimizer.param_groups:
                 group["lr"] = group["top"] * learning_rate(step, stage.steps)
-            loss, right = self._loss(sequences)
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+                loss, right = self._loss(sequences)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
@@ -146,7 +206,7 @@ class Trainer:
             input_ids=batch.ids, frame_embeds=frames, logits_to_keep=learned
         ).logits  # [learned, vocabulary]
         targets, weights = batch.targets[learned], batch.weights[learned]
-        each = F.cross_entropy(logits, targets, reduction="none")
+        each = F.cross_entropy(logits.float(), targets, reduction="none")
         right = logits.argmax(-1) == targets
         silent, speak = targets == self.prompt.interval, weights > 1
         words = ~silent & ~speak
@@ -182,8 +242,14 @@ def embed(connector: ClassNameConnector, pictures: list[np.ndarray]) -> Tensor:
         rows = (made_up == kind).nonzero().squeeze(1)
         if len(rows):
             stacked = torch.from_numpy(np.stack([pictures[row] for row in rows])).float()
-            embeds = embeds.index_copy(0, rows, speak(stacked))
+            embeds = embeds.index_copy(0, rows, speak(stacked).to(embeds.dtype))
     return embeds
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware: a step takes two thirds of the time then."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -204,46 +270,42 @@ def main(
     data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
-    clips: Annotated[int, typer.Option(help="number of composed clips")] = 1200,
+    clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
     naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 400,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 900,
     seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
 ) -> None:
     """Make the default model from pictures and clips."""
     torch.manual_seed(seed)
     work.mkdir(parents=True, exist_ok=True)
     vocabulary = load_vocabulary()
-    media = load_media(data, "train")
-
     tower = build(
         VideoLLMConfig(language_model_name=bases.SMOLLM2, vision_name=bases.EFFICIENTNET_LITE0)
     ).vision_tower
-    photographs = photograph_features(media, tower, work / "photographs", seed)
-    composed = clip_features(media, tower, range(clips), work / "clips")
+    photographs: list[list[PhotographFeatures]] = []
+    composed: list[list[ClipFeatures]] = []
+    for part, media in enumerate(load_media(data, "train").parts()):
+        half = range(part * clips // 2, (part + 1) * clips // 2)
+        photographs.append(photograph_features(media, tower, work / f"photographs-{part}", seed + part))
+        composed.append(clip_features(media, tower, half, work / f"clips-{part}"))
+    all_photographs, all_composed = [*chain(*photographs)], [*chain(*composed)]
 
-    known = classifier.known_to_imagenet(photographs, bases.imagenet_classifier(), class_names(), vocabulary)
+    imagenet = bases.imagenet_classifier()
+    known = classifier.known_to_imagenet(all_photographs, imagenet, class_names(), vocabulary)
     console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
     learned = sorted({entry.name for entry in vocabulary.entries} - known)
-    index = {name: position for position, name in enumerate(learned)}
-    examples = classifier.gather(photographs, composed, index, nothing=len(learned))
-    layer = classifier.fit(examples, len(learned) + 1, seed)
+    layer = classifier.fit(photographs[0], composed[0], learned, seed)
     trainer = Trainer(new_model(learned, layer), work, seed)
-    slides = Slides(trainer.prompt, photographs, [class_names(), [*learned, "nothing"]])
-    fps = trainer.model.config.fps
-
-    def draw_clip(rng: np.random.Generator) -> Sequence:
-        if rng.random() < SLIDES_AMONG_CLIPS:
-            return slides.draw(rng)
-        chosen = composed[rng.integers(len(composed))]
-        # Excerpts: short ones are cheap and full of beginnings, long ones teach patience.
-        frames = len(chosen.clip.sights)
-        length = int(rng.integers(min(SHORTEST, frames), frames + 1))
-        start = int(rng.integers(frames - length + 1))
-        clip = excerpt(chosen.clip, start, start + length)
-        return clip_sequence(trainer.prompt, clip, chosen.features[start : start + length], fps, rng)
-
-    trainer.run(Stage("naming", naming_steps, batch=4), slides.draw)
-    trainer.run(Stage("clips", clip_steps, batch=8), draw_clip)
+    lessons = Lessons(
+        trainer.prompt,
+        trainer.model.config.fps,
+        all_composed,
+        Slides(trainer.prompt, all_photographs, [class_names(), [*learned, "nothing"]]),
+    )
+    trainer.run(Stage("naming", naming_steps, lessons.shows))
+    trainer.run(Stage("clips", clip_steps, lessons.clips))
+    layer = classifier.fit(all_photographs, all_composed, learned, seed)
+    set_classifier(trained_connector(trainer.model), imagenet, layer)
     export(trainer.model, trainer.adapted, out)
     console.print(f"the model is in {out}")
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.compose import Composition, Happening
+from train.compose import Happening
+from train.features import ClipFeatures
 from train.language import narration, questions
 from videollm.prompt import Prompt
 
@@ -20,7 +21,7 @@ IGNORED = -100
 SPEAK_WEIGHT = 2.0  # frames at which to speak are few beside those at which to keep silent
 # The model will make mistakes; it learns to go on from some: a narration a frame late, a wrong name said.
 LATE_SHARE = 0.15
-QUESTIONS_PER_CLIP = 2
+FRAMES_PER_QUESTION = 7
 
 
 @dataclass
@@ -54,17 +55,13 @@ def by_frame(happenings: tuple[Happening, ...], fps: float) -> dict[int, list[Ha
     return groups
 
 
-def clip_sequence(
-    prompt: Prompt, clip: Composition, features: np.ndarray, fps: float, rng: np.random.Generator
-) -> Sequence:
-    """The clip as the session would read it, with narrations at their frames and a few questions.
-
-    `features` is [frames, tokens, dim].
-    """
+def clip_sequence(prompt: Prompt, clip: ClipFeatures, fps: float, rng: np.random.Generator) -> Sequence:
+    """The clip as the session would read it, with narrations at their frames and a few questions."""
+    labels, features = clip.clip, clip.features
     sequence = Sequence()
-    happenings = by_frame(clip.happenings, fps)
-    count = len(clip.sights)
-    asked_at = rng.choice(count, size=min(QUESTIONS_PER_CLIP, count), replace=False)
+    happenings = by_frame(labels.happenings, fps)
+    count = len(labels.sights)
+    asked_at = rng.choice(count, size=max(1, round(count / FRAMES_PER_QUESTION)), replace=False)
     due: list[Happening] = []
     lead = prompt.start
     for index in range(count):
@@ -74,15 +71,15 @@ def clip_sequence(
         lead, in_frames = [prompt.interval], True
         if due:
             sequence.expect(prompt.stop, SPEAK_WEIGHT)
-            crowded = index + 1 >= count or index + 1 in happenings
-            if crowded or rng.random() >= LATE_SHARE:
+            may_wait = index in happenings and index + 1 < count and index + 1 not in happenings
+            if not (may_wait and rng.random() < LATE_SHARE):
                 sequence.read(prompt.reply)
                 sequence.say(prompt.say(narration(due)))
                 due, lead, in_frames = [], prompt.reopen, False
         else:
             sequence.expect(prompt.interval)
         if index in asked_at:
-            options = questions(clip, index, rng)
+            options = questions(labels, index, rng)
             if options:
                 question = options[rng.integers(len(options))]
                 sequence.read(prompt.ask(question.text, after_frame=in_frames))

@@ -70,7 +70,7 @@ class MixtureOfDepthsLayer(nn.Module):
         if frame_index is not None:
             scores, frame_gates = self.router(hidden_states.flatten(0, 1)[frame_index])  # [frames, tokens]
             kept[frame_index] = self._select(scores)
-            gates = gates.index_put((frame_index,), frame_gates)
+            gates = gates.index_put((frame_index,), frame_gates.to(gates.dtype))
         kept, gates = kept.view(batch, sequence), gates.view(batch, sequence)
 
         index, valid = _kept_first(kept)  # [batch, running]

@@ -12,7 +12,8 @@ import skimage.data
 from PIL import Image
 
 from stream.frames import Event
-from train.compose import FPS, KINDS, SIZE, SPACING, Composition, compose, excerpt
+from train.compose import FPS, KINDS, SIZE, SPACING, Composition, compose
+from train.features import ClipFeatures, join
 from train.language import answers, narration, questions
 from train.media import CutOut, Footage, Media, Photograph
 from train.scoring import NarrationScore
@@ -97,12 +98,46 @@ def test_a_still_scene_has_one_moment(media: Media) -> None:
         assert {happening.time for happening in compose(media, seed, "still").happenings} == {0.0}
 
 
+def numbered(clip: Composition) -> ClipFeatures:
+    """The clip with "features" that tell its seed and the number of the frame."""
+    rows = [[[clip.seed, index]] for index in range(len(clip.sights))]
+    return ClipFeatures(clip, np.array(rows, np.float16))
+
+
+def test_a_whole_clip_joined_alone_is_itself(clips: list[Composition]) -> None:
+    for clip in clips:
+        joined = join([(numbered(clip), np.arange(len(clip.sights)))])
+        assert (joined.clip.sights, joined.clip.happenings) == (clip.sights, clip.happenings)
+
+
 def test_an_excerpt_begins_with_what_is_seen(clips: list[Composition]) -> None:
     for clip in clips:
-        part = excerpt(clip, 3, len(clip.sights))
-        at_start = [h.name for h in part.happenings if h.time == 0]
+        part = join([(numbered(clip), np.arange(3, len(clip.sights)))])
+        at_start = [h.name for h in part.clip.happenings if h.time == 0]
         assert at_start == [sight.name for sight in clip.sights[3]]
-        assert len(part.frames) == len(part.sights) == len(clip.sights) - 3
+        assert part.features[:, 0, 1].tolist() == list(range(3, len(clip.sights)))
+        later = [(h.time + 3 / FPS, h.kind, h.name) for h in part.clip.happenings if h.time > 0]
+        assert later == [(h.time, h.kind, h.name) for h in clip.happenings if h.time > 3 / FPS]
+
+
+def test_joined_clips_follow_each_other_by_a_cut(media: Media) -> None:
+    lion, ball = (numbered(compose(media, seed, "still")) for seed in (0, 1))
+    assert lion.clip.sights[0][0].name != ball.clip.sights[0][0].name
+    stands = np.zeros(20, int)
+    joined = join([(lion, stands), (ball, np.arange(4))])
+    assert [(h.time, h.kind, h.name, h.cut) for h in joined.clip.happenings] == [
+        (0.0, "appears", lion.clip.sights[0][0].name, True),
+        (10.0, "appears", ball.clip.sights[0][0].name, True),
+    ]
+    assert joined.features[:20, 0].tolist() == [[0, 0]] * 20 and len(joined.features) == 24
+
+
+def test_parts_share_no_photograph_and_lose_none(media: Media) -> None:
+    many = [Photograph("cup", f"cup/{number}.jpg", b"") for number in range(200)]
+    first, second = Media(many, media.cutouts, media.footage, media.textures).parts()
+    assert sorted([*first.photographs, *second.photographs], key=many.index) == many
+    assert 100 < len(first.photographs) < 140
+    assert first.cutouts == second.cutouts == media.cutouts
 
 
 def test_every_moment_can_be_told_and_scores_in_full(clips: list[Composition]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from conftest import small_model
 
 from train.compose import Composition, Happening, Sight
+from train.features import ClipFeatures
 from train.language import narration
 from train.sequences import IGNORED, clip_sequence, collate
 from videollm.prompt import Prompt
@@ -21,23 +22,20 @@ def prompt() -> Prompt:
 
 
 @pytest.fixture
-def clip() -> Composition:
+def clip() -> ClipFeatures:
     """Nothing, nothing, a lion for five frames, nothing for three."""
     sights = ((),) * 2 + (LION,) * 5 + ((),) * 3
     happenings = (
         Happening(1.0, "appears", "lion", "left", False),
         Happening(3.5, "leaves", "lion", "left", False),
     )
-    return Composition(np.zeros((10, 2, 2, 3), np.uint8), sights, happenings, "scene", 0)
+    labels = Composition(np.zeros((10, 2, 2, 3), np.uint8), sights, happenings, "scene", 0)
+    return ClipFeatures(labels, np.zeros((len(sights), 10, 8), np.float16))
 
 
-def features(clip: Composition) -> np.ndarray:
-    return np.zeros((len(clip.sights), 10, 8), np.float16)
-
-
-def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip: Composition) -> None:
+def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip: ClipFeatures) -> None:
     for seed in range(30):
-        sequence = clip_sequence(prompt, clip, features(clip), 2.0, np.random.default_rng(seed))
+        sequence = clip_sequence(prompt, clip, 2.0, np.random.default_rng(seed))
         ends = [
             index
             for index, token in enumerate(sequence.ids)
@@ -53,18 +51,18 @@ def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip:
         assert "Assistant: A lion appears on the left." in text and "The lion leaves." in text
 
 
-def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: Composition) -> None:
-    sequence = clip_sequence(prompt, clip, features(clip), 2.0, np.random.default_rng(0))
+def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: ClipFeatures) -> None:
+    sequence = clip_sequence(prompt, clip, 2.0, np.random.default_rng(0))
     for index, target in enumerate(sequence.targets[:-1]):
         if target not in (IGNORED, prompt.interval, prompt.stop):
             assert sequence.ids[index + 1] == target
     assert prompt.eos in sequence.targets
 
 
-def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(prompt: Prompt, clip: Composition) -> None:
-    sequences = [
-        clip_sequence(prompt, clip, features(clip), 2.0, np.random.default_rng(seed)) for seed in range(3)
-    ]
+def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(
+    prompt: Prompt, clip: ClipFeatures
+) -> None:
+    sequences = [clip_sequence(prompt, clip, 2.0, np.random.default_rng(seed)) for seed in range(3)]
     batch = collate(sequences, prompt.eos)
     assert batch.ids.shape == batch.targets.shape == batch.weights.shape
     for row, sequence in enumerate(sequences):
