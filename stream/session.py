@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import bisect
-from collections import deque
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stream.export.times import format_time
 from stream.frames import Event, Frame
 from stream.sources.square import pad_to_square
 from videollm import VideoLLM
@@ -15,8 +16,18 @@ from videollm.cache import StreamCache
 from videollm.prompt import Prompt
 
 MAX_REPLY_TOKENS = 48
-# What a stream still knows of itself after its context was full: its latest sayings, as text.
-SAYINGS_KEPT = 12
+# Shares of the context: what moments may take when a full one begins anew, and the longest question.
+MOMENTS_SHARE = 0.25
+QUESTION_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A frame after which something was said."""
+
+    time: float
+    pixels: Tensor  # uint8 [3, size, size]
+    words: list[int]  # what follows the frame: the bracket's end, a question perhaps, what was said
 
 
 class Session:
@@ -25,6 +36,9 @@ class Session:
     Frame by frame: read it, keep silent where p(interval) is at least `threshold` (the model's own where
     None), else narrate; at most one reply at a time. A question is answered at its own time: after the frame
     of that time, before any later one.
+
+    When the context is full, a new one begins with the latest moments, each with its frame: what it reads is
+    what the model was trained to read, a stream in which much happens.
     """
 
     def __init__(self, model: VideoLLM, *, threshold: float | None = None) -> None:
@@ -33,6 +47,7 @@ class Session:
         self.model = model
         self.threshold = model.config.threshold if threshold is None else threshold
         self.prompt = Prompt.of(model.tokenizer, model.config)
+        self.context: int = model.config.context_tokens or model.config.text_config.max_position_embeddings
         self.cache = StreamCache(model.config.text_config)
         self.reset()
 
@@ -41,14 +56,19 @@ class Session:
         self.cache.reset()
         self.time = 0.0
         self._questions: list[tuple[float, str]] = []
-        self._sayings: deque[list[int]] = deque(maxlen=SAYINGS_KEPT)
+        self._moments: list[Moment] = []
+        self._seen: Tensor | None = None  # the latest frame, uint8 [3, size, size]
         self._lead = list(self.prompt.start)  # what is read before the next frame
         self._in_frames = False  # a bracket of frames is open
 
     def ask(self, question: str, time: float | None = None) -> None:
-        """Ask at a time of the stream, in seconds; now where None. ValueError for an empty question."""
+        """Ask at a time of the stream, in seconds; now where None. ValueError for an empty question and for
+        one that would fill the context."""
         if not question.strip():
             raise ValueError("the question is empty")
+        tokens, most = len(self.prompt.ask(question, after_frame=True)), int(self.context * QUESTION_SHARE)
+        if tokens > most:
+            raise ValueError(f"the question is too long: {tokens} tokens, and {most} are the most")
         asked = (self.time if time is None else time, question.strip())
         bisect.insort(self._questions, asked, key=lambda entry: entry[0])
 
@@ -57,9 +77,10 @@ class Session:
         """Read one frame and give what is said by then, in order of time."""
         events = self._answer_until(frame.time, included=False)
         self.time = frame.time
-        events += self._make_room()
-        pixels = torch.from_numpy(pad_to_square(frame.pixels, self.model.vision_tower.size))
-        logits = self._read([*self._lead, *self.prompt.frame], pixels.permute(2, 0, 1)[None])
+        events += self._make_room(len(self.prompt.frame) + len(self.prompt.reply))
+        square = pad_to_square(frame.pixels, self.model.vision_tower.size)
+        self._seen = torch.from_numpy(square).permute(2, 0, 1)
+        logits = self._read([*self._lead, *self.prompt.frame], self._seen[None])
         self._lead, self._in_frames = [self.prompt.interval], True
         if logits.softmax(-1)[self.prompt.interval] < self.threshold:
             events.append(Event(frame.time, "narration", self._reply(self.prompt.reply)))
@@ -77,17 +98,22 @@ class Session:
         ):
             asked, question = self._questions.pop(0)
             self.time = max(self.time, min(asked, time)) if asked != float("inf") else self.time
-            events += self._make_room()
+            words = self.prompt.ask(question, after_frame=True)
+            events += self._make_room(len(words))
             events.append(Event(asked, "question", question))
-            # Words said since the last frame wait in the lead; a bracket that nothing follows is not opened.
-            lead = [] if self._in_frames else self._lead[: -len(self.prompt.reopen)]
-            answer = self._reply([*lead, *self.prompt.ask(question, after_frame=self._in_frames)])
-            events.append(Event(asked, "answer", answer))
+            opening = words
+            if not self._in_frames:  # no bracket is open, and one that nothing follows is not opened
+                before = [self.prompt.eos] if self.cache.seen_tokens else self.prompt.opening
+                opening = [*before, *self.prompt.ask(question, after_frame=False)]
+            events.append(Event(asked, "answer", self._reply(words, opening)))
         return events
 
-    def _reply(self, opening: list[int]) -> str:
-        """Let the model speak after `opening`, greedily, to its end-of-text token."""
-        logits = self._read(opening)
+    def _reply(self, words: list[int], opening: list[int] | None = None) -> str:
+        """Let the model speak after `opening`, greedily, to its end-of-text token.
+
+        `words` are the same as they read right behind a frame.
+        """
+        logits = self._read(words if opening is None else opening)
         said: list[int] = []
         while len(said) < MAX_REPLY_TOKENS:
             token = int(logits.argmax())
@@ -96,11 +122,13 @@ class Session:
             said.append(token)
             logits = self._read([token])
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
-        self._sayings.append(said)
+        if self._seen is not None:
+            self._moments.append(Moment(self.time, self._seen, [*words, *said]))
         return str(self.prompt.tokenizer.decode(said)).strip()
 
     def _read(self, ids: list[int], pixels: Tensor | None = None) -> Tensor:
-        """Feed tokens, and a frame in their place; the logits after the last one, [vocabulary]."""
+        """Feed tokens, and frames [frames, 3, size, size] in their places; the logits after the last one,
+        [vocabulary]."""
         device = self.model.lm_head.weight.device
         out = self.model(
             torch.tensor([ids], device=device),
@@ -110,15 +138,32 @@ class Session:
         )
         return out.logits[0, -1].float()
 
-    def _make_room(self) -> list[Event]:
-        """Where the trained context is full, begin a new one that knows the latest sayings as text."""
-        longest_step = len(self._lead) + len(self.prompt.frame) + 4 * MAX_REPLY_TOKENS
-        if self.cache.seen_tokens + longest_step <= self.model.config.text_config.max_position_embeddings:
+    def _make_room(self, coming: int) -> list[Event]:
+        """Begin a new context where `coming` tokens and a reply don't fit into this one."""
+        if self.cache.seen_tokens + len(self._lead) + coming + MAX_REPLY_TOKENS <= self.context:
             return []
+        kept = len(self._moments)
+        while self._tokens(self._moments) > self.context * MOMENTS_SHARE:
+            self._moments.pop(0)
         self.cache.reset()
-        start = self.prompt.start[: -len(self.prompt.reopen)]
-        sayings = [[*self.prompt.reply[1:], *said, self.prompt.eos] for said in self._sayings]
-        self._lead = [*start, *(token for saying in sayings for token in saying), *self.prompt.reopen]
-        self._in_frames = False
-        text = "The context is full: older pictures are forgotten, the latest sayings are kept."
+        ids, pictures = list(self.prompt.start), [moment.pixels for moment in self._moments]
+        for moment in self._moments:
+            ids += [*self.prompt.frame, *moment.words, self.prompt.eos, *self.prompt.reopen]
+        if self._in_frames and self._seen is not None:
+            ids += self.prompt.frame
+            pictures.append(self._seen)
+        elif self._moments:
+            # The last reply's end and the bracket wait in the lead already.
+            ids = ids[: -len(self._lead)]
+        if pictures:
+            self._read(ids, torch.stack(pictures))
+        else:
+            self._lead = ids
+        if len(self._moments) == kept:
+            return []
+        since = self._moments[0].time if self._moments else self.time
+        text = f"The context is full: what was before {format_time(since)} is forgotten."
         return [Event(self.time, "notice", text)]
+
+    def _tokens(self, moments: list[Moment]) -> int:
+        return sum(len(self.prompt.frame) + len(moment.words) for moment in moments)

@@ -18,7 +18,7 @@ from transformers import (
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import DepthConfig
 
-torch.set_num_threads(2)
+torch.set_num_threads(min(2, torch.get_num_threads()))
 
 FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "mistral": MistralConfig}
 

@@ -187,10 +187,11 @@ def _plot(media: Media, rng: np.random.Generator, length: int, capacity: int) ->
             enter(int(rng.choice(free)), moment)
         else:
             lane = int(rng.choice(taken))
-            open_tracks.pop(lane).end = moment
+            gone = open_tracks.pop(lane)
+            gone.end = moment
             if action == "swap":
                 enter(lane, moment)
-                tracks[-1].slides_in = tracks[-2].slides_out = False
+                tracks[-1].slides_in = gone.slides_out = False
     return tracks
 
 

@@ -6,6 +6,7 @@ instead of running the tower again.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +77,9 @@ def photograph_features(
     """Features of `CROPS` views of up to `MOST_A_NAME` photographs a name, kept by name in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     examples = []
-    for number, (name, photographs) in enumerate(track(media.by_name.items(), "features of photographs")):
-        path = folder / f"{number}.npy"
-        rng = np.random.default_rng([seed, number])
+    for name, photographs in track(media.by_name.items(), "features of photographs"):
+        path = folder / f"{name}.npy"
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         if not path.is_file():
             chosen = rng.permutation(len(photographs))[:MOST_A_NAME]
             views = [pan(photographs[index].pixels(), CROPS, rng) for index in chosen]
@@ -102,7 +103,7 @@ def clip_features(media: Media, tower: VisionTower, seeds: range, folder: Path) 
             labels.write_bytes(msgspec.json.encode([clip.sights, clip.happenings, clip.kind]))
         sights, happenings, kind = msgspec.json.decode(labels.read_bytes(), type=Labels)
         clip = Composition(NO_FRAMES, sights, happenings, kind, seed)
-        clips.append(ClipFeatures(clip, np.load(features, mmap_mode="r")))
+        clips.append(ClipFeatures(clip, np.load(features)))
     return clips
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from train.compose import Composition, Happening, Sight
+from train.compose import FPS, Composition, Happening, Sight
 from train.vocabulary import Vocabulary, is_plural, load_vocabulary, with_article
 
 QuestionKind = Literal["in view", "first", "where", "is there", "left"]
@@ -76,7 +75,7 @@ def narration(happenings: Sequence[Happening]) -> str:
 def questions(clip: Composition, index: int, rng: np.random.Generator) -> list[Question]:
     """Every question that can be asked at a frame, one of each kind."""
     seen = [sight.name for sight in clip.sights[index]]
-    past = [h for h in clip.happenings if round(h.time * 2) <= index]
+    past = [h for h in clip.happenings if round(h.time * FPS) <= index]
     appeared = [h for h in past if h.kind == "appears"]
     asked = [_in_view(seen, rng), _is_there(seen, appeared, rng), _left(seen, past, appeared, rng)]
     if appeared:
@@ -153,8 +152,7 @@ def answers(question: Question, said: str, vocabulary: Vocabulary) -> bool:
     if question.kind == "in view":
         return all(named) if named else "nothing" in text
     if question.kind == "where":
-        place = next(place for place in WHERE if WHERE[place] in question.answer)
-        return re.search(rf"\b{place}\b", text) is not None
+        return next(place for place in WHERE.values() if place in question.answer) in text
     if question.kind == "is there":
         return text.startswith("yes" if question.names else "no")
     return any(named) if named else "nothing" in text

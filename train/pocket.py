@@ -52,6 +52,7 @@ FRAMES_A_STEP = 96
 EXCERPT = (5, 20)
 LONG_SHARE = 0.2
 LONG = (32, 96)
+CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 STANDS_SHARE = 0.3
 STANDS = (8, 48)
 
@@ -83,6 +84,7 @@ def new_model(learned: list[str], layer: nn.Linear) -> VideoLLM:
             connector_config=ConnectorConfig(kind="class_names", groups=groups, hidden_size=256),
             depth_config=DepthConfig(layers="interleaved", ratio=0.2, gate="tanh"),
             system_prompt=SYSTEM_PROMPT,
+            context_tokens=CONTEXT_TOKENS,
         )
     )
     connector, tokenizer = cast(ClassNameConnector, model.connector), model.tokenizer
@@ -260,9 +262,14 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def export(model: VideoLLM, adapted: PeftModel, folder: Path) -> None:
-    """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads."""
+    """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads; the model card stays as it is."""
     adapted.peft_config["default"].base_model_name_or_path = model.config.language_model_name
-    adapted.half().save_pretrained(str(folder))
+    card = folder / "README.md"
+    written = card.read_text() if card.is_file() else None
+    adapted.half().save_pretrained(str(folder), save_embedding_layers=False)
+    card.unlink()  # PEFT's template
+    if written is not None:
+        card.write_text(written)
     model.config.save_pretrained(folder)
 
 
@@ -272,8 +279,10 @@ def main(
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
     naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 900,
-    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 750,
+    seed: Annotated[
+        int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
+    ] = 0,
 ) -> None:
     """Make the default model from pictures and clips."""
     torch.manual_seed(seed)

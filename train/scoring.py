@@ -34,6 +34,7 @@ class NarrationScore:
             "narrated": self.narrated / events,
             "named": self.named / events,
             "time_diff": self.late / max(1, self.narrated),
+            "false": self.false,
             "false_per_event": self.false / events,
         }
 
@@ -59,6 +60,6 @@ class NarrationScore:
 
 
 def tells(text: str, happening: Happening, vocabulary: Vocabulary) -> bool:
-    """Whether a sentence names the thing, and says that it leaves where it does."""
-    named = vocabulary.names_thing(text, happening.name)
-    return named and (happening.kind == "appears" or "leave" in text)
+    """Whether a sentence names the thing among what leaves, or among what comes, as it did."""
+    leaves, _, comes = text.rpartition("leave")
+    return vocabulary.names_thing(leaves if happening.kind == "leaves" else comes, happening.name)

@@ -5,6 +5,7 @@ A process for each measurement, so that peak memory is its own.
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import time
@@ -13,9 +14,9 @@ from typing import Annotated
 
 import typer
 
-from stream.session import Session
 from stream.sources import open_source
 from videollm import VideoLLM
+from videollm.cli.loading import load_session
 from videollm.depth import MixtureOfDepthsLayer
 
 WARM_UP_FRAMES = 4
@@ -32,23 +33,24 @@ def main(
     clip: Annotated[Path, typer.Argument(help="the clip to watch")],
     dense: Annotated[bool, typer.Option("--dense", help="mixture-of-depths off")] = False,
     model: Annotated[str, typer.Option(help="the model")] = "pocket",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
     """Watch a clip as fast as it goes."""
-    loaded = VideoLLM.from_pretrained(model)
+    session = load_session(model, device)
     if dense:
-        undo_depth(loaded)
-    session = Session(loaded)
-    steps, said = [], 0
-    with open_source(str(clip), loaded.config.fps) as source:
+        undo_depth(session.model)
+    ends, said = [], 0
+    with open_source(str(clip), session.model.config.fps) as source:
         for frame in source:
-            began = time.perf_counter()
             said += len(session.step(frame))
-            steps.append(time.perf_counter() - began)
+            ends.append(time.perf_counter())
+    # From a frame's end to the next one's: decoding, looking, deciding, speaking.
+    steps = [after - before for before, after in itertools.pairwise(ends)]
     measured = sorted(steps[WARM_UP_FRAMES:])
     print(
         json.dumps(
             {
-                "frames": len(steps),
+                "frames": len(ends),
                 "sayings": said,
                 "frames_per_second": len(measured) / sum(measured),
                 "median_step_ms": 1e3 * measured[len(measured) // 2],

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from videollm import bases
 from videollm.bases import CheckpointError
@@ -42,6 +42,10 @@ def load(name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Vid
     try:
         if (folder / "adapter_config.json").is_file():
             return _load_adapter(folder).eval()
+        if not _is_ours(folder):
+            raise CheckpointError(
+                f"{name_or_path} is no VideoLLM checkpoint; give one that save_pretrained or training wrote"
+            )
         model = super(VideoLLM, VideoLLM).from_pretrained(folder, *args, **kwargs)
         model.tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -80,8 +84,13 @@ def _adopt(model: VideoLLM, decoder: PreTrainedModel) -> None:
     model.tie_weights()
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder's configuration is of our kind; OSError or ValueError for one that can't be read."""
+    return PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == VideoLLMConfig.model_type
+
+
 def _load_adapter(folder: Path) -> VideoLLM:
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and _is_ours(folder):
         config = VideoLLMConfig.from_pretrained(folder)
     else:
         base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path

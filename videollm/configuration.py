@@ -19,7 +19,7 @@ class DepthConfig(PreTrainedConfig):
     `layers` says which decoder layers route: "interleaved" is every second one from layer 1 on, "all",
     "none", or a list of indices. `ratio` is the share r of a frame's tokens that run in such a layer,
     k = ceil(r n). `gate` says how the score s scales what the layer adds: "score" is s itself
-    (VideoLLM-MoD), "tanh" is 1 + 0.2 tanh(s) (p-MoD; the identity at the start), "one" leaves it as it is.
+    (VideoLLM-MoD), "tanh" is 1 + 0.2 tanh(s) (p-MoD; never far from the identity), "one" leaves it as it is.
     """
 
     model_type = "videollm_depth"
@@ -84,8 +84,9 @@ class VideoLLMConfig(PreTrainedConfig):
 
     `frame_token_id` stands in `input_ids` where a frame's tokens go; it lies outside the vocabulary by
     default, so that no tokenizer has to learn it. `frame_interval` is the text whose first token says
-    "silent". `language_model_name` and `vision_name` name the unchanged parts that an adapter
-    checkpoint builds on.
+    "silent". `context_tokens` is the longest context that training has shown the model, the decoder's own
+    limit where None: a session begins a new one before it leaves that range. `language_model_name` and
+    `vision_name` name the unchanged parts that an adapter checkpoint builds on.
     """
 
     model_type = "videollm"
@@ -109,6 +110,7 @@ class VideoLLMConfig(PreTrainedConfig):
         system_prompt: str = SYSTEM_PROMPT,
         fps: float = 2.0,
         threshold: float = 0.725,
+        context_tokens: int | None = None,
         language_model_name: str | None = None,
         vision_name: str | None = None,
         **kwargs: Any,
@@ -130,6 +132,7 @@ class VideoLLMConfig(PreTrainedConfig):
         self.system_prompt = system_prompt
         self.fps = fps
         self.threshold = threshold
+        self.context_tokens = context_tokens
         self.language_model_name = language_model_name
         self.vision_name = vision_name
         # The tie is a property of the decoder; `save_pretrained` reads it from the outer configuration.

@@ -26,6 +26,7 @@ class Prompt:
     """Token ids of every piece of the layout, for one tokenizer and configuration."""
 
     tokenizer: PreTrainedTokenizerBase
+    opening: list[int]  # system text, where a question comes before any frame
     start: list[int]  # system text, and the bracket that opens the first run of frames
     reopen: list[int]  # after a reply: the bracket that opens the next run of frames
     frame: list[int]  # the placeholders of one frame
@@ -43,7 +44,9 @@ class Prompt:
         reply = ids("]\nAssistant:")
         return cls(
             tokenizer=tokenizer,
-            start=bos + ids(config.system_prompt + "\n") + ids("\n["),
+            opening=bos + ids(config.system_prompt + "\n"),
+            # As one text: where a tokenizer merges the line breaks, it has seen them merged.
+            start=bos + ids(config.system_prompt + "\n\n["),
             reopen=ids("\n["),
             frame=[config.frame_token_id] * config.tokens_per_frame,
             interval=ids(config.frame_interval)[0],

@@ -48,7 +48,8 @@ class FileSink:
                 written += self._file.write(data[written:])
         except OSError as error:
             with contextlib.suppress(OSError):  # pipes and devices have no end to cut
-                self._file.truncate(self._end)
+                self._file.seek(self._end)
+                self._file.truncate()
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._end += written
 

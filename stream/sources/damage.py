@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from stream.export.times import format_time
+
 MARGIN_SECONDS = 1.0
 TRANSPORT_PACKET_BYTES = (188, 192, 204)
 
@@ -46,12 +48,7 @@ def _last_box_is_cut(path: Path) -> bool:
 def describe(cut: bool, last: float, damaged_at: float | None) -> str | None:
     """One line about a clip whose last frame is at `last` seconds, or None when it is sound."""
     if cut:
-        return f"the clip ends early: damaged at {_clock(last)}"
+        return f"the clip ends early: damaged at {format_time(last)}"
     if damaged_at is not None:
-        return f"the clip is damaged at {_clock(damaged_at)}: some pictures there are missing or spoiled"
+        return f"the clip is damaged at {format_time(damaged_at)}: some pictures there are missing or spoiled"
     return None
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes:02d}:{rest:02d}"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 
 import av
@@ -20,7 +21,8 @@ from stream.frames import Event
 from videollm import VideoLLM
 from videollm.cli import run
 from videollm.cli.doctor import namesake
-from videollm.cli.errors import describe
+from videollm.cli.errors import CommandError, describe
+from videollm.cli.loading import load_session
 from videollm.cli.summarize import clip_names
 from videollm.cli.summary import Clip, Settings, Summary, is_finished, write_summary
 
@@ -93,13 +95,25 @@ def test_every_command_shows_an_example(command: str, capsys: pytest.CaptureFixt
         (["narrate", "empty.mp4"], "empty.mp4 is empty"),
         (["ask", "missing.mp4", "What?"], "missing.mp4 does not exist"),
         (["narrate", "rtsp://127.0.0.1:9/live"], "refused the connection"),
+        (["narrate", "camera:99"], "camera:99"),
+        (["narrate", "sound.wav"], "sound.wav has no video"),
+        (["narrate", "folder"], "folder holds no pictures"),
+        (["ask", "clip.mp4", "why " * 3000, "--at", "0", "--model", "tiny"], "the question is too long"),
     ],
 )
-def test_a_bad_source_is_one_line_and_a_failure(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_a_bad_source_is_one_line_and_a_failure(
+    arguments: list[str], message: str, tmp_path: Path, tiny: VideoLLM
+) -> None:
     (tmp_path / "notes.txt").write_text("no clip")
     (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(8000))
+    make_clip(tmp_path / "clip.mp4")
+    tiny.save_pretrained(tmp_path / "tiny")
     done = cli(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode in (1, 2)
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("videollm: ")
@@ -151,6 +165,44 @@ def test_the_clip_is_never_overwritten(clip: Path, capsys: pytest.CaptureFixture
     assert run(["narrate", str(clip), "--format", "srt", "--out", str(clip)]) == 2
     assert "is the clip itself" in capsys.readouterr().err
     assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8192, 8192)])
+def test_any_size_is_watched(
+    size: tuple[int, int], tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "picture.png")
+    options = ["--model", str(checkpoint), "--threshold", "1"]
+    assert run(["narrate", str(tmp_path / "picture.png"), *options]) == 0
+    assert capsys.readouterr().out.startswith("[00:00] ")
+
+
+def test_a_clip_cut_in_half_is_told_and_a_failure_and_its_sayings_are_kept(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = make_clip(tmp_path / "whole.mkv", seconds=8).read_bytes()
+    cut, said = tmp_path / "cut.mkv", tmp_path / "said.srt"
+    cut.write_bytes(whole[: len(whole) // 2])
+    options = ["--model", str(checkpoint), "--threshold", "1"]
+    assert run(["narrate", str(cut), *options, "--out", str(said)]) == 1
+    assert re.fullmatch(r"videollm: cut\.mkv: [^\n]*ends early[^\n]*\n", capsys.readouterr().err)
+    assert "00:00:00,000 --> " in said.read_text()
+    assert run(["summarize", str(cut), *options, "--out", str(tmp_path / "pages")]) == 1
+    assert (tmp_path / "pages" / "cut.md").exists()
+
+
+def test_a_full_disk_under_standard_output_is_one_line(clip: Path, checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "videollm.cli", "narrate", clip, "--model", checkpoint]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*map(str, command), "--threshold", "1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert re.fullmatch(r"videollm: the disk is full[^\n]*\n", done.stderr)
 
 
 def test_a_full_disk_says_what_is_saved() -> None:
@@ -260,8 +312,10 @@ def test_the_doctor_names_a_package_that_hides_ours(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(str(tmp_path))
     (row,) = namesake()
     assert row.good is False
-    assert "0.9.0" in row.detail
+    assert "kernels 0.9.0" in row.detail
     assert "pip uninstall kernels" in row.detail
+    with pytest.raises(CommandError, match=r"kernels 0\.9\.0"):
+        load_session("pocket", "cpu")
 
 
 # What summarize leaves
@@ -300,3 +354,20 @@ def test_clips_of_one_stem_never_share_a_name(tmp_path: Path) -> None:
     write_summary(out, "same", summary_of(here, Settings("pocket", 2.0, None)), Image.new("RGB", (8, 8)))
     assert clip_names([here], out) == {here: "same"}
     assert clip_names([there], out)[there] != "same"
+    # A clip that has its page keeps its name, whoever comes beside it.
+    assert clip_names([here, there], out)[here] == "same"
+
+
+def test_a_clip_of_the_longest_name_has_a_page(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = make_clip(tmp_path / f"{'ä' * 120}.mp4", seconds=1)
+    assert run(["summarize", str(clip), "--out", str(tmp_path / "pages"), "--model", str(checkpoint)]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["summarize", str(clip), "--out", "/proc/pages", "--model", "./never-loaded"]) == 1
+    assert "/proc/pages" in capsys.readouterr().err

@@ -27,6 +27,14 @@ class Recorder:
             self.pixels.append(kwargs["pixel_values"])
         self.last[len(self.ids) - 1] = out.logits[0, -1]
 
+    def forget(self, positions: int) -> None:
+        """Drop the first positions, and the frames in them."""
+        width, marker = 10, 300
+        dropped = self.ids[:positions].count(marker) // width
+        self.pixels = [torch.cat(self.pixels)[dropped:]]
+        self.ids = self.ids[positions:]
+        self.last = {at - positions: logits for at, logits in self.last.items() if at >= positions}
+
 
 def frames(count: int, seed: int = 0, fps: float = 2.0) -> list[Frame]:
     rng = np.random.default_rng(seed)
@@ -111,15 +119,59 @@ def test_sessions_share_a_model_and_nothing_else(tiny: VideoLLM) -> None:
     assert [b for _, b in mixed] == alone(2)
 
 
-def test_a_full_context_is_said_and_the_stream_goes_on(tiny: VideoLLM) -> None:
-    tiny.config.text_config.max_position_embeddings = 600
-    session = Session(tiny, threshold=0.0)
-    session.ask("What is in view?", time=0.0)
-    said = [event for frame in frames(60) for event in session.step(frame)]
-    assert "notice" in [event.kind for event in said]
-    assert session.cache.seen_tokens <= 600
+@pytest.mark.parametrize("threshold", [0.0, 0.0036, 1.0])
+def test_a_full_context_begins_anew_with_the_latest_moments(threshold: float) -> None:
+    model = small_model()
+    model.config.context_tokens = 600
+    session = Session(model, threshold=threshold)
+    recorder = Recorder(model)
+    session.ask("First?", time=0.0)
+    session.ask("Later?", time=11.3)
+    contexts, said = 0, []
+    for frame in frames(60):
+        said += session.step(frame)
+        assert session.cache.seen_tokens <= 600
+        if session.cache.seen_tokens < len(recorder.ids):  # a new context began within this step
+            recorder.forget(len(recorder.ids) - session.cache.seen_tokens)
+            contexts += 1
+    assert contexts > 0
+    # What stands in the new context is one sequence like any other: one pass over it gives the same.
+    read, steps = torch.tensor([recorder.ids]), dict(recorder.last)
+    with torch.inference_mode():
+        whole = model(read, pixel_values=torch.cat(recorder.pixels)).logits[0]
+    stepped = torch.stack(list(steps.values()))
+    torch.testing.assert_close(stepped, whole[list(steps)], atol=1e-4, rtol=0)
+    assert [e.text for e in said if e.kind == "question"] == ["First?", "Later?"]
     session.ask("Still there?")
     assert [event.kind for event in session.finish()] == ["question", "answer"]
+
+
+def test_moments_come_back_with_their_words_and_lost_ones_are_told(tiny: VideoLLM) -> None:
+    tiny.config.context_tokens = 700
+    session = Session(tiny, threshold=0.0)
+    session.ask("Do you remember?", time=0.0)
+    recorder = Recorder(tiny)
+    stream = frames(200)
+    events = [event for frame in stream[:90] for event in session.step(frame)]
+    assert [event.kind for event in events] == ["question", "answer"]  # nothing lost, nothing told
+    text = session.prompt.tokenizer.decode([token for token in recorder.ids if token < 256])
+    assert text.count("Do you remember?") > 1
+    session.threshold = 1.0
+    events = [event for frame in stream[90:120] for event in session.step(frame)]
+    notices = [event.text for event in events if event.kind == "notice"]
+    assert notices and notices[0].startswith("The context is full: what was before 00:")
+
+
+def test_a_question_that_would_fill_the_context_is_refused(tiny: VideoLLM) -> None:
+    tiny.config.context_tokens = 400
+    with pytest.raises(ValueError, match=r"too long: .* tokens, and 100 are the most"):
+        Session(tiny).ask("why " * 60)
+
+
+def test_the_room_has_its_session_at_the_door() -> None:
+    import stream
+
+    assert stream.Session is Session
 
 
 def test_an_empty_question_is_refused(tiny: VideoLLM) -> None:

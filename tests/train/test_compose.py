@@ -12,11 +12,11 @@ import skimage.data
 from PIL import Image
 
 from stream.frames import Event
-from train.compose import FPS, KINDS, SIZE, SPACING, Composition, compose
+from train.compose import FPS, KINDS, SIZE, SPACING, Composition, Happening, compose
 from train.features import ClipFeatures, join
-from train.language import answers, narration, questions
+from train.language import Question, answers, narration, questions
 from train.media import CutOut, Footage, Media, Photograph
-from train.scoring import NarrationScore
+from train.scoring import NarrationScore, tells
 from train.sequences import IGNORED, by_frame
 from train.vocabulary import load_vocabulary
 
@@ -47,7 +47,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
     return Media(
         photographs=[photograph(name, picture) for name, picture in NAMES.items()],
         cutouts=cutouts,
-        footage=[Footage("bottle", clip.name, clip.read_bytes())],
+        footage=[Footage("bottle", clip.read_bytes())],
         textures=[np.stack([skimage.data.brick()] * 3, axis=2)],
     )
 
@@ -179,3 +179,27 @@ def test_ignored_is_what_pytorch_ignores() -> None:
 
     loss = torch.nn.functional.cross_entropy(torch.randn(2, 5), torch.tensor([IGNORED, 1]), reduction="none")
     assert loss[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "right"),
+    [
+        ("A lion appears on the left.", "appears", True),
+        ("The lion leaves.", "appears", False),
+        ("The lion leaves.", "leaves", True),
+        ("A lion appears on the left.", "leaves", False),
+        ("The cup leaves and a lion appears on the left.", "appears", True),
+        ("The lion leaves and a cup appears on the left.", "appears", False),
+        ("The lion leaves and a cup appears on the left.", "leaves", True),
+        ("A lion and a cup are in view.", "appears", True),
+    ],
+)
+def test_a_sentence_tells_a_coming_or_a_going(text: str, kind: str, right: bool) -> None:
+    happening = Happening(0.0, kind, "lion", "left", False)
+    assert tells(text, happening, load_vocabulary()) is right
+
+
+def test_a_thing_that_left_is_not_on_the_left() -> None:
+    question = Question("where", "Where is the lion?", "The lion is on the left.", ("lion",))
+    assert answers(question, "The lion is on the left.", load_vocabulary())
+    assert not answers(question, "The lion left.", load_vocabulary())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from conftest import small_model
+from torch import Tensor
 
+from stream.frames import Frame
+from stream.session import Session
+from train import language, sequences
 from train.compose import Composition, Happening, Sight
 from train.features import ClipFeatures
-from train.language import narration
-from train.sequences import IGNORED, clip_sequence, collate
+from train.language import Question, narration
+from train.sequences import IGNORED, Sequence, clip_sequence, collate
+from videollm import VideoLLM
 from videollm.prompt import Prompt
 
 LION = (Sight("lion", "left"),)
@@ -49,6 +58,56 @@ def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip:
         assert decisions[2] == decisions[7] == prompt.stop
         text = prompt.tokenizer.decode([token for token in sequence.ids if token < 300])
         assert "Assistant: A lion appears on the left." in text and "The lion leaves." in text
+
+
+class Rehearsal(Session):
+    """A session whose model says what a training sequence says; keeps what it was fed."""
+
+    def __init__(self, model: VideoLLM, sequence: Sequence) -> None:
+        self.fed: list[int] = []
+        self.sequence = sequence
+        super().__init__(model)
+
+    def _read(self, ids: list[int], pixels: Tensor | None = None) -> Tensor:
+        self.fed += ids
+        self.cache.seen_tokens += len(ids)
+        logits = torch.zeros(300)
+        if (target := self.sequence.targets[len(self.fed) - 1]) != IGNORED:
+            logits[target] = 100.0
+        return logits
+
+
+def test_the_session_reads_what_was_trained(clip: ClipFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens in the same order, narrations and questions included, whenever they come."""
+    monkeypatch.setattr(sequences, "LATE_SHARE", 0.0)
+    model = small_model()
+    asked: list[Question] = []
+
+    def kept(*arguments: Any) -> list[Question]:
+        asked.append(language.questions(*arguments)[0])
+        return asked[-1:]
+
+    monkeypatch.setattr(sequences, "questions", kept)
+    monkeypatch.setattr(sequences, "FRAMES_PER_QUESTION", 3)
+    for seed in range(20):
+        asked.clear()
+        rng = np.random.default_rng(seed)
+        at = sorted(copy.deepcopy(rng).choice(10, size=3, replace=False))
+        sequence = clip_sequence(Prompt.of(model.tokenizer, model.config), clip, 2.0, rng)
+        session = Rehearsal(model, sequence)
+        for index, question in zip(at, asked, strict=True):
+            session.ask(question.text, index / 2)
+        said = [
+            event
+            for index in range(10)
+            for event in session.step(Frame(index / 2, np.zeros((4, 4, 3), np.uint8)))
+        ]
+        assert session.fed == sequence.ids[: len(session.fed)]
+        # Only the end of the last reply and the bracket behind it are never read.
+        assert len(sequence.ids) - len(session.fed) <= 1 + len(session.prompt.reopen)
+        narrated = [event.text for event in said if event.kind == "narration"]
+        assert narrated == ["A lion appears on the left.", "The lion leaves."]
+        assert [e.text for e in said if e.kind == "answer"] == [question.answer for question in asked]
 
 
 def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: ClipFeatures) -> None:

@@ -10,7 +10,7 @@ import torch
 from conftest import byte_tokenizer, small_model, text_config, vision_config
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, SiglipConfig
 
 from videollm import VideoLLM, bases, checkpoints
 from videollm.bases import CheckpointError
@@ -98,7 +98,10 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path,
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(text_config()).save_pretrained(base)
     byte_tokenizer().save_pretrained(base)
-    AutoModel.from_config(vision_config()).save_pretrained(vision)
+    # The whole of SigLIP, as on the hub: only its vision half is wanted.
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    siglip = SiglipConfig(text_config=text | {"vocab_size": 50}, vision_config=vision_config().to_dict())
+    AutoModel.from_config(siglip).save_pretrained(vision)
     weights = online_checkpoint(tmp_path / "online", base)
     # The released checkpoint's tower is a hub id; here its place is taken by a small one of the same kind.
     monkeypatch.setattr(checkpoints, "VIDEOLLM_ONLINE_VISION", str(vision))
@@ -157,6 +160,47 @@ def test_an_empty_folder_and_broken_weights_are_one_clear_line(tmp_path: Path) -
     with pytest.raises(CheckpointError) as broken:
         VideoLLM.from_pretrained(tmp_path)
     assert "\n" not in str(broken.value)
+
+
+def test_the_tower_of_a_whole_siglip_is_its_vision_half(
+    online: tuple[Path, Path, dict[str, torch.Tensor]],
+) -> None:
+    siglip = AutoModel.from_pretrained(online[1].parent / "siglip").vision_model.state_dict()
+    tower = VideoLLM.from_pretrained(online[0]).vision_tower.backbone.state_dict()
+    shared = [name for name in tower if name.removeprefix("vision_model.") in siglip]
+    assert len(shared) == len(tower) > 10
+    assert all(torch.equal(tower[name], siglip[name.removeprefix("vision_model.")]) for name in shared)
+
+
+def test_another_kind_of_model_is_refused_in_one_line(
+    online: tuple[Path, Path, dict[str, torch.Tensor]],
+) -> None:
+    with pytest.raises(CheckpointError, match="is no VideoLLM checkpoint"):
+        VideoLLM.from_pretrained(online[1])
+
+
+def test_an_adapter_beside_its_bases_configuration_is_still_an_adapter(
+    online: tuple[Path, Path, dict[str, torch.Tensor]],
+) -> None:
+    plain = VideoLLM.from_pretrained(online[0]).state_dict()
+    (online[0] / "config.json").write_bytes((online[1] / "config.json").read_bytes())
+    again = VideoLLM.from_pretrained(online[0]).state_dict()
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def test_generate_goes_on_from_a_prompt_with_frames() -> None:
+    model = small_model()
+    ids = [1, 2, *[model.config.frame_token_id] * 10, 3]
+    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    out = model.generate(torch.tensor([ids]), pixel_values=pixels, max_new_tokens=6, do_sample=False)
+    said = out[0, len(ids) :].tolist()
+    read, expected = list(ids), []
+    with torch.inference_mode():
+        for _ in said:
+            logits = model(torch.tensor([read]), pixel_values=pixels, logits_to_keep=1).logits
+            expected.append(int(logits[0, -1].argmax()))
+            read.append(expected[-1])
+    assert said == expected and len(said) >= 1
 
 
 def test_a_missing_package_says_how_to_install_it() -> None:

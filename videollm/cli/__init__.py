@@ -75,13 +75,21 @@ def run(arguments: Sequence[str]) -> int:
         complain("interrupted; what was written so far is kept")
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Python flushes standard output once more at exit; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_full_output()
         complain("whoever read the output went away")
         return 1
     except Exception as error:
         if not isinstance(error, explained()):
             raise
+        _give_up_full_output()
         complain(describe(error))
         return 1
     return 0
+
+
+def _give_up_full_output() -> None:
+    """Python flushes standard output once more at exit: where that can't succeed, it must not be tried."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from stream.export import writer_for
 from stream.export.times import format_time, parse_time
 from stream.frames import Event
 from videollm.cli import options
+from videollm.cli.errors import check_whole
 from videollm.cli.loading import MAX_SIDE, load_session
 from videollm.cli.play import play
 
@@ -67,7 +68,10 @@ def ask(
             )
         session = load_session(model, device)
         for question, time in zip(questions, times, strict=False):
-            session.ask(question, time)
+            try:
+                session.ask(question, time)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="QUESTION") from error
         unanswered = len(questions)
         with Feed(opened) as feed, Status(feed) as status, writer_for(format, sys.stdout) as writer:
             for event in play(feed, session, status.seen, questions[len(times) :]):
@@ -81,6 +85,7 @@ def ask(
                 unanswered -= event.kind == "answer"
                 if not unanswered:
                     break
+        check_whole(opened)
 
 
 def _late(question: Event, end: float) -> Event:

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import typer
 from rich.console import Console
 
+from videollm.cli.errors import CommandError
+from videollm.cli.loading import MAX_SIDE, load_session, refuse_namesake
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -73,13 +76,10 @@ def _versions() -> Iterator[Row]:
 
 def namesake() -> Iterator[Row]:
     """The Hugging Face package `kernels`, where it is installed beside this project."""
-    # Both packages are imported as `kernels`; which of them wins depends on the order of installation.
-    if found := _installed("kernels"):
-        yield Row(
-            False,
-            "kernels (Hugging Face)",
-            f"{found} is installed and hides this project's package of that name: pip uninstall kernels",
-        )
+    try:
+        refuse_namesake()
+    except CommandError as error:
+        yield Row(False, "kernels (Hugging Face)", str(error))
 
 
 def _device() -> Iterator[Row]:
@@ -119,13 +119,8 @@ def _decoders() -> Iterator[Row]:
 def _kernels() -> Iterator[Row]:
     import torch
 
-    triton = _installed("triton")
-    if torch.cuda.is_available() and triton:
-        yield Row(True, "kernels", f"Triton {triton} on CUDA")
-    elif torch.cuda.is_available():
-        yield Row(False, "kernels", "plain PyTorch on CUDA, for lack of Triton: pip install triton")
-    else:
-        yield Row(True, "kernels", "plain PyTorch on the CPU")
+    place = "CUDA" if torch.cuda.is_available() else "the CPU"
+    yield Row(True, "kernels", f"attention and routing in plain PyTorch on {place}")
 
 
 def _models() -> Iterator[Row]:
@@ -150,7 +145,6 @@ def _models() -> Iterator[Row]:
 def _self_test() -> Iterator[Row]:
     from stream.sources import open_source
     from videollm.checkpoints import DEFAULT_MODEL, assets_folder
-    from videollm.cli.loading import MAX_SIDE, load_session
 
     try:
         began = time.perf_counter()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stream.sources import Source
 
 # Modules are looked up, not imported: one that is not loaded has raised nothing, and torch takes seconds.
 _EXPLAINED = (
@@ -32,6 +36,12 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_whole(source: Source) -> None:
+    """Raise CommandError where a source that was read turned out damaged: what it held was used."""
+    if source.problem is not None:
+        raise CommandError(f"{source.name}: {source.problem}")
 
 
 def complain(message: str) -> None:

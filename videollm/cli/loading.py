@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from videollm.cli.errors import CommandError
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +22,25 @@ if TYPE_CHECKING:
 MAX_SIDE = 768
 
 
+def refuse_namesake() -> None:
+    """CommandError where the Hugging Face package `kernels` is installed beside this project.
+
+    Both are imported as `kernels`; which of them wins depends on the order of installation.
+    """
+    try:
+        found = version("kernels")
+    except PackageNotFoundError:
+        return
+    raise CommandError(
+        f"Hugging Face's package kernels {found} is installed and hides this project's package of that name; "
+        "remove it: pip uninstall kernels"
+    )
+
+
 def load_session(model: str, device: str, threshold: float | None = None) -> Session:
-    """Load the model onto the device and begin a session. Raises CheckpointError and typer.BadParameter."""
+    """Load the model onto the device and begin a session. Raises CheckpointError, CommandError
+    and typer.BadParameter."""
+    refuse_namesake()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
     from transformers.utils import logging

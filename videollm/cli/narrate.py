@@ -10,6 +10,7 @@ import typer
 
 from stream.export import format_of, writer_for
 from videollm.cli import options
+from videollm.cli.errors import check_whole
 from videollm.cli.loading import MAX_SIDE, load_session
 from videollm.cli.play import play
 
@@ -58,6 +59,7 @@ def narrate(
         ):
             for event in play(feed, session, status.seen):
                 writer.write(event)
+        check_whole(opened)
 
 
 def _format_of(out: Path | None) -> str:

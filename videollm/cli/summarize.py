@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from stream.frames import Frame
 from videollm.cli import options
-from videollm.cli.errors import CommandError, complain, describe
+from videollm.cli.errors import CommandError, check_whole, complain, describe
 from videollm.cli.loading import MAX_SIDE, load_session
 from videollm.cli.play import play
 
@@ -31,6 +32,9 @@ CLIP_SUFFIXES = frozenset((
     ".webm", ".wmv", ".y4m",
 ))
 # fmt: on
+LONGEST_STEM = (
+    50  # characters; with a digest, an ending and four bytes each still a name on every file system
+)
 
 
 def summarize(
@@ -56,6 +60,7 @@ def summarize(
         raise typer.BadParameter(f"{out} is a file; name a folder", param_hint="--out")
     from videollm.cli.summary import Settings, is_finished
 
+    _check_writable(out)
     found, failed = _find(clips)
     names = clip_names(found, out)
     settings = Settings(model, fps, threshold)
@@ -70,6 +75,13 @@ def summarize(
         complain(f"{clip}: {reason}")
     if failed:
         raise typer.Exit(1)
+
+
+def _check_writable(out: Path) -> None:
+    """OSError now instead of after a clip was watched."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
 
 
 def _find(given: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -90,14 +102,18 @@ def clip_names(clips: Sequence[Path], out: Path) -> dict[Path, str]:
     """A name in `out` for each clip: its stem, with a digest of its path where another clip has that stem."""
     from videollm.cli.summary import read_summary
 
-    stems = Counter(clip.stem for clip in clips)
+    stems = Counter(clip.stem[:LONGEST_STEM] for clip in clips)
     names = {}
     for clip in clips:
+        stem = clip.stem[:LONGEST_STEM]
         digest = hashlib.sha1(os.fsencode(clip), usedforsecurity=False).hexdigest()[:8]
-        longer = f"{clip.stem}-{digest}"
-        there = read_summary(out, clip.stem)
-        taken = stems[clip.stem] > 1 or (there is not None and there.clip.path != str(clip))
-        names[clip] = longer if taken or read_summary(out, longer) else clip.stem
+        longer = f"{stem}-{digest}"
+        there = read_summary(out, stem)
+        if there is None:
+            free = stems[stem] == 1 and read_summary(out, longer) is None
+        else:
+            free = there.clip.path == str(clip)
+        names[clip] = stem if free else longer
     return names
 
 
@@ -164,3 +180,4 @@ def _summarize(
             recorder.said(event)
     summary = Summary(Clip.of(clip), settings, duration or recorder.time, recorder.events)
     write_summary(out, name, summary, recorder.contact_sheet())
+    check_whole(source)
