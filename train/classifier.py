@@ -85,8 +85,9 @@ def _examples(photographs: list[PhotographFeatures], clips: list[ClipFeatures], 
             add(crop[0], label, 1.0)
             add(crop[CENTRE], label, 0.3)
     for clip in clips:
-        # Neighbouring frames are nearly the same picture: every third says enough.
-        for sights, features in list(zip(clip.clip.sights, clip.features, strict=True))[::3]:
+        # Neighbouring frames of a clip are nearly the same picture: every third says enough.
+        step = 1 if clip.clip.kind == "album" else 3
+        for sights, features in list(zip(clip.clip.sights, clip.features, strict=True))[::step]:
             if not sights:
                 add(features[0], nothing, 1.0)
                 add(features[CENTRE], nothing, 0.3)

@@ -22,6 +22,7 @@ PLACES: tuple[Place, ...] = ("left", "middle", "right")
 FPS = 2.0
 SIZE = 224
 FEWEST, MOST = 12, 22  # frames of a clip
+GLIMPSES = 80  # frames of an album
 SPACING = 4  # frames between two moments at which something happens
 CARD_SHARE = 0.5  # of the things in a scene: photographs with soft edges instead of cut-outs
 
@@ -63,6 +64,14 @@ def compose(media: Media, seed: int, kind: str | None = None) -> Composition:
     kind = kind or drawn
     frames, sights, cuts = KINDS[kind][1](media, rng)
     return Composition(_camera(frames, rng), sights, happenings_of(sights, cuts), kind, seed)
+
+
+def album(media: Media, seed: int) -> Composition:
+    """`GLIMPSES` frames of as many scenes: they teach what things look like, at a frame's price for each."""
+    rng = np.random.default_rng(seed)
+    scenes = [_scene(media, rng, 1) for _ in range(GLIMPSES)]
+    frames = np.concatenate([_camera(canvas, rng) for canvas, _ in scenes])
+    return Composition(frames, tuple(sights[0] for _, sights in scenes), (), "album", seed)
 
 
 Scene = tuple[np.ndarray, tuple[tuple[Sight, ...], ...], set[int]]
@@ -129,7 +138,13 @@ class _Track:
 
 def scene(media: Media, rng: np.random.Generator) -> Scene:
     """A background over which one to three things at a time enter, stay, leave or are swapped."""
-    length = int(rng.integers(FEWEST, MOST + 1))
+    canvas, sights = _scene(media, rng, int(rng.integers(FEWEST, MOST + 1)))
+    return canvas, sights, set()
+
+
+def _scene(
+    media: Media, rng: np.random.Generator, length: int
+) -> tuple[np.ndarray, tuple[tuple[Sight, ...], ...]]:
     capacity = int(rng.choice([1, 2, 3], p=[0.5, 0.37, 0.13]))
     tracks = _plot(media, rng, length, capacity)
     canvas = np.stack(
@@ -145,7 +160,7 @@ def scene(media: Media, rng: np.random.Generator) -> Scene:
                 if share == 1:
                     seen.append(Sight(track.name, PLACES[min(2, max(0, int(x * 3)))]))
         sights.append(tuple(seen))
-    return canvas, tuple(sights), set()
+    return canvas, tuple(sights)
 
 
 def _plot(media: Media, rng: np.random.Generator, length: int, capacity: int) -> list[_Track]:

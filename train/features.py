@@ -7,6 +7,7 @@ instead of running the tower again.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +92,20 @@ def photograph_features(
     return examples
 
 
-def clip_features(media: Media, tower: VisionTower, seeds: range, folder: Path) -> list[ClipFeatures]:
-    """Features of the compositions of these seeds, made where the folder doesn't hold them yet."""
+def clip_features(
+    media: Media,
+    tower: VisionTower,
+    seeds: range,
+    folder: Path,
+    make: Callable[[Media, int], Composition] = compose,
+) -> list[ClipFeatures]:
+    """Features of what is made of these seeds, computed where the folder doesn't hold them yet."""
     folder.mkdir(parents=True, exist_ok=True)
     clips = []
     for seed in track(seeds, description=f"features of clips in {folder.name}"):
         labels, features = folder / f"{seed}.json", folder / f"{seed}.npy"
         if not labels.is_file():
-            clip = compose(media, seed)
+            clip = make(media, seed)
             _save(features, encode(tower, clip.frames))
             labels.write_bytes(msgspec.json.encode([clip.sights, clip.happenings, clip.kind]))
         sights, happenings, kind = msgspec.json.decode(labels.read_bytes(), type=Labels)

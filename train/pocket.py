@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train import classifier
+from train.compose import album
 from train.features import ClipFeatures, PhotographFeatures, clip_features, join, photograph_features
 from train.media import load_media
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
@@ -278,6 +279,7 @@ def main(
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 200,
     naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
     clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 750,
     seed: Annotated[
@@ -293,27 +295,30 @@ def main(
     ).vision_tower
     photographs: list[list[PhotographFeatures]] = []
     composed: list[list[ClipFeatures]] = []
+    seen: list[list[ClipFeatures]] = []  # by the classifiers alone: clips and albums
     for part, media in enumerate(load_media(data, "train").parts()):
         half = range(part * clips // 2, (part + 1) * clips // 2)
         photographs.append(photograph_features(media, tower, work / f"photographs-{part}", seed + part))
         composed.append(clip_features(media, tower, half, work / f"clips-{part}"))
-    all_photographs, all_composed = [*chain(*photographs)], [*chain(*composed)]
+        pages = range(part * albums // 2, (part + 1) * albums // 2)
+        seen.append([*composed[-1], *clip_features(media, tower, pages, work / f"albums-{part}", album)])
+    all_photographs = [*chain(*photographs)]
 
     imagenet = bases.imagenet_classifier()
     known = classifier.known_to_imagenet(all_photographs, imagenet, class_names(), vocabulary)
     console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
     learned = sorted({entry.name for entry in vocabulary.entries} - known)
-    layer = classifier.fit(photographs[0], composed[0], learned, seed)
+    layer = classifier.fit(photographs[0], seen[0], learned, seed)
     trainer = Trainer(new_model(learned, layer), work, seed)
     lessons = Lessons(
         trainer.prompt,
         trainer.model.config.fps,
-        all_composed,
+        [*chain(*composed)],
         Slides(trainer.prompt, all_photographs, [class_names(), [*learned, "nothing"]]),
     )
     trainer.run(Stage("naming", naming_steps, lessons.shows))
     trainer.run(Stage("clips", clip_steps, lessons.clips))
-    layer = classifier.fit(all_photographs, all_composed, learned, seed)
+    layer = classifier.fit(all_photographs, [*chain(*seen)], learned, seed)
     set_classifier(trained_connector(trainer.model), imagenet, layer)
     export(trainer.model, trainer.adapted, out)
     console.print(f"the model is in {out}")

@@ -12,6 +12,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from stream.frames import Frame
 from stream.sources.base import Source, SourceError
@@ -25,7 +26,7 @@ from stream.sources.opening import (
     pick_video,
     timeline_of,
 )
-from stream.sources.sampling import Sampler
+from stream.sources.sampling import Sampler, lies_between_ticks
 from stream.sources.square import fit_size
 
 # Each decoding thread holds back one frame; a live picture should not be late by as many as there are cores.
@@ -51,6 +52,7 @@ class PyAVSource(Source):
         self.duration = declared_duration(self._container, self._stream)
         # A film behind http:// waits for its reader; a camera behind rtsp:// does not.
         self.live = is_address(uri) and (self.duration is None or uri.startswith("rtsp"))
+        self._steady_rate = steady_rate(self._stream)
         self._time: float | None = None
         self._end = 0.0
         self._damaged_at: float | None = None
@@ -95,7 +97,17 @@ class PyAVSource(Source):
             if packet.pts is not None:
                 self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == self._stream.index and packet.size:
+                # A picture that no other one refers to and that no tick falls on need not be decoded.
+                self._stream.codec_context.skip_frame = (
+                    "NONREF" if self._is_passed_over(packet) else "DEFAULT"
+                )
                 yield from self._decode(packet)
+
+    def _is_passed_over(self, packet: Packet) -> bool:
+        if self._steady_rate is None or packet.pts is None:
+            return False
+        time = float((packet.pts - (self._stream.start_time or 0)) * packet.time_base)
+        return lies_between_ticks(time, self._fps, 1 / self._steady_rate)
 
     def _decode(self, packet: Packet | None) -> list[VideoFrame]:
         # One spoiled packet must not end a stream: from the next key frame on, all is sound again.
@@ -124,6 +136,14 @@ class PyAVSource(Source):
 
     def _release(self) -> None:
         self._container.close()
+
+
+def steady_rate(stream: VideoStream) -> float | None:
+    """Frames a second where the file's own index shows a constant rate, else None: declarations alone lie."""
+    rate, duration = stream.average_rate, stream.duration
+    if not rate or rate != stream.base_rate or not duration or stream.time_base is None:
+        return None
+    return float(rate) if abs(stream.frames - duration * stream.time_base * rate) < 1 else None
 
 
 def upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:

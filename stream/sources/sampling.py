@@ -42,6 +42,13 @@ class Timeline:
         return self._time
 
 
+def lies_between_ticks(time: float, fps: float, period: float) -> bool:
+    """Whether a frame at `time` (seconds), of a stream with a frame each `period`, is surely none that a
+    `Sampler` takes: the tick is well behind it, and the next one not yet reached."""
+    since_tick = time * fps % 1
+    return 2 * period * fps < since_tick < 1 - (period + ROUNDING_SECONDS) * fps
+
+
 class Sampler:
     """Takes the first frame at or after each tick k / `fps` of the sample clock.
 

@@ -28,6 +28,7 @@ from PIL import Image
 
 from stream.frames import Frame
 from stream.sources import SourceError, camera, open_source, opening
+from stream.sources.pyav import PyAVSource
 from stream.sources.sampling import Sampler, Timeline
 from stream.sources.square import fit_size, pad_to_square
 
@@ -167,6 +168,35 @@ def test_one_spoiled_stamp_in_a_broadcast_does_not_move_what_follows() -> None:
 def test_sampling_two_frames_a_second(tmp_path: Path, rate: float, expected: list[float]) -> None:
     clip = write_clip(tmp_path / "clip.mp4", steady(rate, 3))
     assert times_of(clip) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(30, 2.0), (60, 3.0), (25, 2.0), (240, 2.0)])
+def test_pictures_between_ticks_are_not_decoded_and_the_sample_is_the_same(
+    rate: int, fps: float, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    noise = np.random.default_rng(0).integers(0, 256, (rate * 3, 48, 64, 3), np.uint8)
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=rate, options={"x264-params": "bframes=3:b-adapt=0:scenecut=0"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for pixels in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
+    sampler = Sampler(fps)
+    with av.open(str(clip)) as container:
+        every = [frame for frame in container.decode(video=0) if frame.time is not None]
+    expected = [frame for frame in every if sampler.takes(round(frame.time - every[0].time, 6))]
+    with open_source(str(clip), fps) as source:
+        assert isinstance(source, PyAVSource)
+        decode, decoded = source._decode, []
+        source._decode = lambda packet: decoded.extend(got := decode(packet)) or got  # type: ignore[method-assign]
+        sampled = list(source)
+    assert [frame.time for frame in sampled] == pytest.approx([f.time - every[0].time for f in expected])
+    for ours, theirs in zip(sampled, expected, strict=True):
+        assert np.array_equal(ours.pixels, theirs.reformat(format="rgb24", interpolation="AREA").to_ndarray())
+    assert len(decoded) < 0.7 * len(every)
 
 
 def test_a_slow_motion_clip_gives_exactly_two_frames_a_second(tmp_path: Path) -> None:
