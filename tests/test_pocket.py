@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import msgspec
 import numpy as np
 import pytest
+import skimage.data
 
 from stream.frames import Event, Frame
 from stream.session import Session
@@ -49,6 +54,31 @@ def test_it_answers_at_the_asked_time() -> None:
     assert "cat" in events[1].text.lower()
 
 
+def test_the_demo_leaves_every_export_and_needs_no_network(tmp_path: Path) -> None:
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    done = videollm("demo", "--out", tmp_path / "out", env=os.environ | nowhere)
+    assert done.returncode == 0, done.stderr
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert files == {
+        "narration.jsonl", "narration.srt", "narration.vtt", "narrated.mp4",
+        "summary.json", "summary.md", "summary.png",
+    }  # fmt: skip
+    said, *_, ask, summarize = done.stdout.splitlines()
+    assert re.fullmatch(r"\[00:02\] .*cat.*", said)
+    assert ask.startswith("  videollm ask") and summarize.startswith("  videollm summarize")
+    events = [json.loads(line) for line in (tmp_path / "out" / "narration.jsonl").read_text().splitlines()]
+    assert [event["kind"] for event in events[-2:]] == ["question", "answer"]
+    with av.open(str(tmp_path / "out" / "narrated.mp4")) as clip:
+        assert sum(1 for _ in clip.decode(video=0)) == 500
+
+
+def test_the_doctor_finds_all_well() -> None:
+    done = videollm("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("python", "torch", "device", "PyAV h264", "OpenCV", "kernels", "pocket", "self-test: watch"):
+        assert re.search(rf"^ok +{re.escape(word)} ", done.stdout, re.MULTILINE), word
+
+
 def test_black_is_silent(pocket: VideoLLM) -> None:
     session = Session(pocket)
     black = np.zeros((240, 320, 3), np.uint8)
@@ -80,6 +110,21 @@ def test_streaming_equals_one_pass_with_real_weights(pocket: VideoLLM) -> None:
         whole = pocket(torch.tensor([read]), pixel_values=torch.cat(pixels)).logits[0].log_softmax(-1)
     stepped = torch.stack(list(steps.values())).log_softmax(-1)
     torch.testing.assert_close(stepped, whole[list(steps)], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_still_scene_stays_told_when_the_context_begins_anew(pocket: VideoLLM) -> None:
+    session = Session(pocket)
+    cat = skimage.data.chelsea()
+    events, begun = [], 0
+    for index in range(420):  # three and a half minutes: two contexts and a bit
+        before = session.cache.seen_tokens
+        events += session.step(Frame(index / 2, cat))
+        begun += session.cache.seen_tokens < before
+    assert begun >= 2
+    assert [event.time for event in events] == [0.0] and "cat" in events[0].text
+    session.ask("What is in view?")
+    assert "cat" in session.finish()[-1].text
 
 
 def test_the_readmes_program_runs() -> None:

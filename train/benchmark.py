@@ -45,6 +45,7 @@ QUESTION_CLIPS = 100
 PHOTOGRAPHS = 300
 PAN_FRAMES = 10  # five seconds
 STILL_FRAMES = 120  # a minute
+LONG_FRAMES = 600  # five minutes: several contexts
 STILLS = 5
 # Photographs of installed packages, and words that would be true of them. Written down before the first run.
 PACKAGED = {
@@ -190,6 +191,13 @@ def quiet(session: Session, media: Media) -> dict[str, Any]:
         stills.append(
             {"is": media.photographs[index].name, "said": [f"{e.time:.1f} {e.text}" for e in events]}
         )
+    long = watch(session, np.repeat(picture[None], LONG_FRAMES, axis=0))
+    stills.append(
+        {
+            "is": f"the last one, {LONG_FRAMES / FPS / 60:g} min",
+            "said": [f"{e.time:.1f} {e.text}" for e in long],
+        }
+    )
     black = watch(session, np.zeros((STILL_FRAMES, SIZE, SIZE, 3), np.uint8))
     return {"stills": stills, "black": [f"{event.time:.1f} {event.text}" for event in black]}
 

@@ -279,9 +279,9 @@ def main(
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 200,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 120,
     naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 750,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 700,
     seed: Annotated[
         int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
     ] = 0,
