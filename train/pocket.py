@@ -279,7 +279,7 @@ def main(
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 120,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 240,
     naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
     clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 700,
     seed: Annotated[
@@ -300,8 +300,8 @@ def main(
         half = range(part * clips // 2, (part + 1) * clips // 2)
         photographs.append(photograph_features(media, tower, work / f"photographs-{part}", seed + part))
         composed.append(clip_features(media, tower, half, work / f"clips-{part}"))
-        pages = range(part * albums // 2, (part + 1) * albums // 2)
-        seen.append([*composed[-1], *clip_features(media, tower, pages, work / f"albums-{part}", album)])
+        pages = clip_features(media, tower, range(albums // 2), work / f"albums-{part}", album)
+        seen.append([*composed[-1], *pages])
     all_photographs = [*chain(*photographs)]
 
     imagenet = bases.imagenet_classifier()

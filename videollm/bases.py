@@ -56,6 +56,7 @@ def language_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     """A causal language model with its tokenizer, float32."""
     folder = _smollm2_folder() if name == SMOLLM2 else name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.name_or_path = name  # what is saved names the model, not this machine's folder
     return model, AutoTokenizer.from_pretrained(folder)
 
 
