@@ -6,6 +6,7 @@ figures again.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -102,7 +103,7 @@ def composed(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str
 
 
 def asked(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Three of the five kinds of questions at a random frame of each clip, one after the other."""
+    """Three of the five kinds of questions at a random frame of each clip, each asked alone."""
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
     examples = []
@@ -110,16 +111,12 @@ def asked(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, A
         clip, rng = compose(media, seed), np.random.default_rng(seed)
         index = int(rng.integers(3, len(clip.frames)))
         options = questions(clip, index, rng)
+        watch(session, clip.frames[: index + 1])
         for number in rng.permutation(len(options))[:3]:
             question = options[number]
-            session.reset()
-            session.ask(question.text, index / FPS)
-            events = [
-                event
-                for at, pixels in enumerate(clip.frames[: index + 1])
-                for event in session.step(Frame(at / FPS, pixels))
-            ]
-            said = next(event.text for event in events if event.kind == "answer")
+            fork = copy.deepcopy(session, {id(session.model): session.model})
+            fork.ask(question.text)
+            said = fork.finish()[-1].text
             good = answers(question, said, vocabulary)
             right[question.kind] += good
             total[question.kind] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,8 @@ def load_session(model: str, device: str, threshold: float | None = None) -> Ses
     from videollm import VideoLLM
 
     logging.disable_progress_bar()
-    with Console(stderr=True).status(f"loading {escape(model)}"):
+    with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
     return Session(loaded, threshold=threshold)
