@@ -143,7 +143,7 @@ class Session:
         if self.cache.seen_tokens + len(self._lead) + coming + MAX_REPLY_TOKENS <= self.context:
             return []
         kept = len(self._moments)
-        while self._tokens(self._moments) > self.context * MOMENTS_SHARE:
+        while self._moment_tokens() > self.context * MOMENTS_SHARE:
             self._moments.pop(0)
         self.cache.reset()
         ids, pictures = list(self.prompt.start), [moment.pixels for moment in self._moments]
@@ -165,5 +165,5 @@ class Session:
         text = f"The context is full: what was before {format_time(since)} is forgotten."
         return [Event(self.time, "notice", text)]
 
-    def _tokens(self, moments: list[Moment]) -> int:
-        return sum(len(self.prompt.frame) + len(moment.words) for moment in moments)
+    def _moment_tokens(self) -> int:
+        return sum(len(self.prompt.frame) + len(moment.words) for moment in self._moments)
