@@ -17,12 +17,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from videollm.cache import StreamCache
 from videollm.configuration import VideoLLMConfig
 from videollm.connector import build_connector
-from videollm.depth import MixtureOfDepthsLayer, Router, convert
+from videollm.depth import MixtureOfDepthsLayer, convert
+from videollm.routers import ScoringRouter
 from videollm.vision import VisionTower, build_tower
 
 
@@ -90,7 +91,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> MoeCausalLMOutputWithPast:
         """Next-token logits [batch, sequence, vocabulary] for text and frames in their order.
 
         `input_ids` [batch, sequence] holds `config.frame_token_id` where frames' tokens go, frames always
@@ -101,7 +102,8 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
         [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
         learned positions are such a mask, they come flat, [wanted, vocabulary]: a vocabulary is wide and
-        most positions of a stream are frames.
+        most positions of a stream are frames. What routers add to the loss of training is `aux_loss`, and in
+        `loss` already.
         """
         if attention_mask is not None and not attention_mask.all():
             raise ValueError("pad batches on the right, without an attention mask")
@@ -113,6 +115,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             past_key_values = StreamCache(self.config.text_config)
         seen = past_key_values.seen_tokens if isinstance(past_key_values, StreamCache) else 0
         positions = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
+        router_losses: list[Tensor] = []
         out = self.model(
             inputs_embeds=inputs_embeds,
             attention_mask=self._dense_mask(inputs_embeds, past_key_values),
@@ -120,18 +123,30 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=past_key_values is not None,
             frame_index=frame_index,
+            router_losses=router_losses,
         )
         if isinstance(past_key_values, StreamCache):
             past_key_values.seen_tokens += input_ids.shape[1]
 
         hidden = out.last_hidden_state  # [batch, sequence, dim]
+        router_loss = torch.stack(router_losses).sum() if router_losses else None
         if labels is not None:
             learned = labels[:, 1:] != -100
             logits = self.lm_head(hidden[:, :-1][learned])  # [learned, vocabulary]
             loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
-            return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
-        wanted = hidden[logits_to_keep] if isinstance(logits_to_keep, Tensor) else hidden[:, -logits_to_keep:]
-        return CausalLMOutputWithPast(logits=self.lm_head(wanted), past_key_values=past_key_values)
+            if router_loss is not None:
+                loss = loss + router_loss
+        else:
+            wanted = (
+                hidden[logits_to_keep] if isinstance(logits_to_keep, Tensor) else hidden[:, -logits_to_keep:]
+            )
+            loss, logits = None, self.lm_head(wanted)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=router_loss,
+            logits=logits,
+            past_key_values=past_key_values,
+        )
 
     def _embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embeddings [batch, sequence, dim], and where in batch * sequence frames lie [frames, tokens]."""
@@ -181,8 +196,8 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Router):
-            nn.init.normal_(module.score.weight, std=0.02)
+        if isinstance(module, ScoringRouter):
+            module.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens

@@ -93,7 +93,7 @@ def test_skipped_tokens_pass_unchanged_and_the_frame_end_always_runs() -> None:
     model(ids, pixel_values=pictures(1))
     changed = (seen["into"] != seen["out"]).any(-1)[0]
     frame = changed[1:-1]
-    scores = layer.router(seen["into"][0, 1:-1])[0]
+    scores = layer.router.scores(seen["into"][0, 1:-1])
     best = scores[:-1].argmax()
     assert changed[0] and changed[-1], "text always runs"
     assert frame.nonzero().squeeze(1).tolist() == sorted([int(best), tokens - 1])
@@ -144,4 +144,4 @@ def test_bad_depth_settings_are_refused(field: str, value: object) -> None:
 @pytest.mark.parametrize("layers", ["every", [7], [-1]])
 def test_bad_layers_are_refused(layers: str | list[int]) -> None:
     with pytest.raises(ValueError, match="depth layers"):
-        DepthConfig(layers=layers).routed_layers(4)
+        DepthConfig(layers=layers).chosen_layers(4)
