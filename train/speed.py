@@ -55,7 +55,7 @@ def main(
                 "frames_per_second": len(measured) / sum(measured),
                 "median_step_ms": 1e3 * measured[len(measured) // 2],
                 "slowest_step_ms": 1e3 * measured[-1],
-                "cache_mib": session.cache.nbytes / 2**20,
+                "cache_mib": session.cache_bytes / 2**20,
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
             }
         )

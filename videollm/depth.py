@@ -17,6 +17,7 @@ from transformers.masking_utils import create_causal_mask
 
 from videollm.configuration import DepthConfig
 from videollm.routers import Router, router_class
+from videollm.slab import Packing
 
 
 class MixtureOfDepthsLayer(nn.Module):
@@ -38,12 +39,13 @@ class MixtureOfDepthsLayer(nn.Module):
         position_ids: Tensor | None = None,
         frame_index: Tensor | None = None,
         router_losses: list[Tensor] | None = None,
+        packing: Packing | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """`frame_index` [frames, tokens] says where in the flattened [batch * sequence] each frame's tokens
         lie; None where there is only text. Frames arrive whole. What a router adds to the loss of training is
         appended to `router_losses`. The mask of the dense layers doesn't fit here, because this layer's cache
-        holds fewer tokens: it makes its own."""
+        holds fewer tokens: it makes its own. Tokens of many streams, batch 1, come with their `packing`."""
         batch, sequence, dim = hidden_states.shape
         if self.router.depth.routes == "all":
             frame_index = torch.arange(batch * sequence, device=hidden_states.device).view(batch, sequence)
@@ -72,18 +74,23 @@ class MixtureOfDepthsLayer(nn.Module):
             return passing
         rows = index[..., None].expand(-1, -1, dim)
         running = hidden_states.gather(1, rows)  # [batch, running, dim]
-        out = self.block(
-            running,
-            attention_mask=create_causal_mask(
+        if packing is None:
+            mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=running,
                 attention_mask=None,
                 past_key_values=past_key_values,
                 layer_idx=self.layer_idx,
-            ),
+            )
+        else:
+            mask, packing = None, packing.select(index[0])
+        out = self.block(
+            running,
+            attention_mask=mask,
             position_embeddings=_gather_rotary(position_embeddings, index),
             past_key_values=past_key_values,
             position_ids=None,
+            packing=packing,
             **kwargs,
         )
         weight = gates.gather(1, index)[..., None]

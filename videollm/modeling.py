@@ -23,6 +23,7 @@ from videollm.cache import StreamCache
 from videollm.configuration import VideoLLMConfig
 from videollm.connector import build_connector
 from videollm.depth import MixtureOfDepthsLayer, convert
+from videollm.packed import ATTENTION
 from videollm.routers import ScoringRouter
 from videollm.vision import VisionTower, build_tower
 
@@ -55,7 +56,10 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         self.connector = build_connector(
             config.connector_config, vision.hidden_size, text.hidden_size, config.tokens_per_frame
         )
-        self.model = convert(AutoModel.from_config(text), config.depth_config)
+        decoder = AutoModel.from_config(text)
+        if text._attn_implementation == "sdpa":
+            decoder.set_attn_implementation(ATTENTION)  # the same, and what streams need
+        self.model = convert(decoder, config.depth_config)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.post_init()
 
@@ -109,7 +113,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             raise ValueError("pad batches on the right, without an attention mask")
         if frame_embeds is None and pixel_values is not None:
             frame_embeds = self.encode_frames(pixel_values)
-        inputs_embeds, frame_index = self._embed(input_ids, frame_embeds)
+        inputs_embeds, frame_index = self.embed(input_ids, frame_embeds)
 
         if past_key_values is None and use_cache:
             past_key_values = StreamCache(self.config.text_config)
@@ -148,7 +152,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
         )
 
-    def _embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embeddings [batch, sequence, dim], and where in batch * sequence frames lie [frames, tokens]."""
         places = (input_ids == self.config.frame_token_id).flatten().nonzero().squeeze(1)
         tokens = self.config.tokens_per_frame

@@ -60,7 +60,7 @@ def test_all_kept_and_gate_one_is_the_unconverted_decoder(family: str) -> None:
     model = small_model(family, layers="all", ratio=1.0, gate="one")
     _adopt(model, decoder)
     ids, pixels = torch.tensor([interleaved_ids(model)]), pictures()
-    embeds, _ = model._embed(ids, model.encode_frames(pixels))
+    embeds, _ = model.embed(ids, model.encode_frames(pixels))
     expected = decoder(inputs_embeds=embeds).logits
     torch.testing.assert_close(model(ids, pixel_values=pixels).logits, expected, atol=1e-5, rtol=0)
     text = torch.randint(0, 300, (2, 17))
