@@ -47,9 +47,9 @@ def attend(
     Positions don't enter: the keys are rotated already, each kept token at its own position, with gaps where
     tokens skipped the layer, and the order in the cache is the order in time.
 
-    Forward only. lengths >= n, starts and longest are not checked on the device.
+    Forward only, for inference. lengths >= n, starts and longest are not checked on the device.
 
-    Raises ValueError for shapes or dtypes that don't fit.
+    Raises ValueError for shapes or dtypes that don't fit, and where a gradient is wanted.
     """
     _check(query, keys, values, lengths, starts, longest)
     if not runs_triton(query):
@@ -81,6 +81,8 @@ def _check(
         raise ValueError(
             f"starts must be [{keys.shape[0] + 1}] int32, got {tuple(starts.shape)} {starts.dtype}"
         )
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, keys, values)):
+        raise ValueError("attend has no backward pass: call it under torch.no_grad()")
     if longest < 0:
         raise ValueError(f"longest must be 0 or more, got {longest}")
 

@@ -119,7 +119,7 @@ def _kept_first(all_scores: Tensor, kept: Tensor, capacity: int, keep_last: bool
 
 
 @jit
-def _route_kernel(
+def _forward_kernel(
     hidden,
     weight,
     cutoff,  # a number, or where one lies on the device
@@ -190,7 +190,7 @@ def _route_kernel(
 
 
 @jit
-def _route_backward_kernel(
+def _backward_kernel(
     grad_scores,
     hidden,
     weight,
@@ -242,7 +242,7 @@ class _Route(torch.autograd.Function):
         counts = hidden.new_empty(frames, dtype=torch.int32)
         all_scores = hidden.new_empty(frames, tokens, dtype=torch.float32)
         width = max(power_of_two(tokens), 16)
-        _route_kernel[(frames,)](
+        _forward_kernel[(frames,)](
             hidden,
             weight,
             0.0 if cutoff is None else cutoff,
@@ -284,7 +284,7 @@ class _Route(torch.autograd.Function):
         # Enough programs to fill the card four times over, few enough that their partial sums stay small.
         programs = min(triton.cdiv(rows, block_rows), triton.cdiv(4 * processors(hidden), columns))
         partial = hidden.new_empty(programs, dim, dtype=torch.float32)
-        _route_backward_kernel[(programs, columns)](
+        _backward_kernel[(programs, columns)](
             grad_all.contiguous(),
             hidden,
             weight,

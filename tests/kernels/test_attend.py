@@ -122,5 +122,8 @@ def test_public_function_and_errors() -> None:
         attend(query, keys, values, lengths.long(), starts, longest, scale)
     with pytest.raises(ValueError, match=r"starts must be \[4\] int32"):
         attend(query, keys, values, lengths, starts[1:], longest, scale)
+    with pytest.raises(ValueError, match="no backward pass"):
+        attend(query.requires_grad_(), keys, values, lengths, starts, longest, scale)
+    query = query.detach()
     with pytest.raises(ValueError, match="longest must be 0 or more"):
         attend(query, keys, values, lengths, starts, -1, scale)
