@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from stream.frames import Event
 from videollm import VideoLLM
 from videollm.packed import Chunk, read
+from videollm.quantized import is_quantized
 from videollm.slab import SlabCache
 
 
@@ -87,8 +89,9 @@ class Engine:
         running = list(self._running.items())
         if running:
             chunks = [Chunk(slot, wanted.ids, wanted.pixels) for slot, (_, wanted) in running]
-            logits = read(self.model, chunks, self.cache)  # [chunks, vocabulary]
-            for (slot, (script, _)), row in zip(running, logits, strict=True):
+            batches = [[chunk] for chunk in chunks] if is_quantized(self.model) else [chunks]
+            logits = torch.cat([read(self.model, batch, self.cache) for batch in batches])
+            for (slot, (script, _)), row in zip(running, logits, strict=True):  # [vocabulary]
                 del self._running[slot]
                 self._advance(slot, script, row, done)
         return done
@@ -105,7 +108,9 @@ class Engine:
             self._running.pop(slot, None)  # there still where reading failed
         return done[slot]
 
-    def _advance(self, slot: int, script: Script, logits: Tensor | None, done: dict[int, list[Event]]) -> None:
+    def _advance(
+        self, slot: int, script: Script, logits: Tensor | None, done: dict[int, list[Event]]
+    ) -> None:
         """Up to a script's next read, or to its end."""
         try:
             wanted = next(script) if logits is None else script.send(logits)

@@ -32,7 +32,7 @@ class Moment:
 
 
 class Session:
-    """All that one stream owns: its place in the cache, its clock, its pending questions. The model is shared.
+    """All that one stream owns: its part of the cache, its clock, its pending questions. The model is shared.
 
     Frame by frame: read it, keep silent where p(interval) is at least `threshold` (the model's own where
     None), else narrate; at most one reply at a time. A question is answered at its own time: after the frame
@@ -41,8 +41,8 @@ class Session:
     When the context is full, a new one begins with the latest moments, each with its frame: what it reads is
     what the model was trained to read, a stream in which much happens.
 
-    Alone, a session is stepped by `step` and `finish`. Those of an `engine` may step together: what `watching`
-    and `ending` give is submitted to it at the session's `slot`.
+    Alone, a session is stepped by `step` and `finish`. Those of an `engine` may step together: what
+    `watching` and `ending` give is submitted to it at the session's `slot`.
     """
 
     def __init__(
@@ -82,7 +82,10 @@ class Session:
         one that would fill the context."""
         if not question.strip():
             raise ValueError("the question is empty")
-        tokens, most = len(self.prompt.ask(question, after_frame=True)), int(self.engine.context * QUESTION_SHARE)
+        tokens, most = (
+            len(self.prompt.ask(question, after_frame=True)),
+            int(self.engine.context * QUESTION_SHARE),
+        )
         if tokens > most:
             raise ValueError(f"the question is too long: {tokens} tokens, and {most} are the most")
         asked = (self.time if time is None else time, question.strip())

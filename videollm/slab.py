@@ -69,7 +69,9 @@ class Packing:
         device = cache.lengths.device
         sizes = torch.tensor(counts, device=device)
         starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).int()
-        return cls(cache, torch.arange(len(counts), device=device).repeat_interleave(sizes), starts, max(counts))
+        return cls(
+            cache, torch.arange(len(counts), device=device).repeat_interleave(sizes), starts, max(counts)
+        )
 
     def select(self, index: Tensor) -> Packing:
         """The tokens at `index` [kept] alone, ascending."""

@@ -22,18 +22,22 @@ def together(model: VideoLLM, streams: list[tuple[int, int]], threshold: float) 
     """What each stream says, (seed, frames) each, all in one engine; each begins as the others go on."""
     engine = Engine(model, slots=len(streams))
     sessions = [Session(model, threshold=threshold, engine=engine) for _ in streams]
+    said: dict[int, list[Event]] = {session.slot: [] for session in sessions}
+
+    def step() -> None:
+        for slot, events in engine.step().items():
+            said[slot] += events
+
     for session, (seed, count) in zip(sessions, streams, strict=True):
         session.ask("What left?", time=1.0)
         for frame in frames(count, seed):
             engine.submit(session.slot, session.watching(frame))
         engine.submit(session.slot, session.ending())
         for _ in range(seed % 4):
-            for slot, events in engine.step().items():
-                sessions[slot].__dict__.setdefault("said", []).extend(events)
+            step()
     while engine.busy:
-        for slot, events in engine.step().items():
-            sessions[slot].__dict__.setdefault("said", []).extend(events)
-    return [session.__dict__["said"] for session in sessions]
+        step()
+    return [said[session.slot] for session in sessions]
 
 
 def alone(model: VideoLLM, seed: int, count: int, threshold: float) -> list[Event]:
@@ -64,7 +68,9 @@ def test_packed_chunks_equal_the_unpacked_model(family: str) -> None:
     texts = [[1, 2, *frame, 3], [4], [*frame, 5, 6, *frame]]
     pixels = [torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) if n else None for n in (1, 0, 2)]
     engine = Engine(model, slots=4)
-    chunks = [Chunk(slot, *parts) for slot, parts in zip((2, 0, 3), zip(texts, pixels, strict=True), strict=True)]
+    chunks = [
+        Chunk(slot, *parts) for slot, parts in zip((2, 0, 3), zip(texts, pixels, strict=True), strict=True)
+    ]
     first = read(model, chunks, engine.cache)
     second = read(model, [Chunk(3, [7]), Chunk(2, [8, 9])], engine.cache)
     with torch.inference_mode():

@@ -156,11 +156,13 @@ def test_a_full_context_begins_anew_with_the_latest_moments(
     assert [event.kind for event in session.finish()] == ["question", "answer"]
 
 
-def test_moments_come_back_with_their_words_and_lost_ones_are_told(tiny: VideoLLM) -> None:
+def test_moments_come_back_with_their_words_and_lost_ones_are_told(
+    tiny: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny.config.context_tokens = 700
     session = Session(tiny, threshold=0.0)
     session.ask("Do you remember?", time=0.0)
-    recorder = Recorder(tiny)
+    recorder = Recorder(monkeypatch)
     stream = frames(200)
     events = [event for frame in stream[:90] for event in session.step(frame)]
     assert [event.kind for event in events] == ["question", "answer"]  # nothing lost, nothing told
