@@ -130,8 +130,8 @@ class VideoLLMConfig(PreTrainedConfig):
         vision_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.text_config = _as_config(text_config, "llama")
-        self.vision_config = _as_config(vision_config, "siglip_vision_model")
+        self.text_config = as_config(text_config, "llama")
+        self.vision_config = as_config(vision_config, "siglip_vision_model")
         self.connector_config = (
             ConnectorConfig(**connector_config)
             if isinstance(connector_config, dict)
@@ -162,7 +162,7 @@ class VideoLLMConfig(PreTrainedConfig):
         return self.text_config
 
 
-def _as_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -> PreTrainedConfig:
+def as_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
     fields = dict(value or {})

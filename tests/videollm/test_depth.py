@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.cache import StreamCache
-from videollm.checkpoints import _adopt
+from videollm.checkpoints import adopt
 from videollm.configuration import DepthConfig
 
 FRAMES = 5
@@ -58,7 +58,7 @@ def test_steps_equal_one_pass(family: str, layers: str | list[int]) -> None:
 def test_all_kept_and_gate_one_is_the_unconverted_decoder(family: str) -> None:
     decoder = AutoModelForCausalLM.from_config(text_config(family)).eval()
     model = small_model(family, layers="all", ratio=1.0, gate="one")
-    _adopt(model, decoder)
+    adopt(model, decoder)
     ids, pixels = torch.tensor([interleaved_ids(model)]), pictures()
     embeds, _ = model.embed(ids, model.encode_frames(pixels))
     expected = decoder(inputs_embeds=embeds).logits
