@@ -96,7 +96,7 @@ def loss(model: PreTrainedModel, ids: Tensor, context: int) -> float:
 def train(
     model: DepthLM, ids: Tensor, context: int, steps: int, seed: int, told: Callable[[float], None]
 ) -> DepthLM:
-    """So many steps of one sequence each; `told` is given each step's loss. Adapters are merged in the end."""
+    """So many steps of one sequence each; `told` gets each step's loss. Adapters are merged in the end."""
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     rows = blocks(ids, context)

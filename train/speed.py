@@ -14,19 +14,11 @@ from typing import Annotated
 
 import typer
 
+from stream.measure import undo_depth
 from stream.sources import open_source
-from videollm import VideoLLM
 from videollm.cli.loading import load_session
-from videollm.depth import MixtureOfDepthsLayer
 
 WARM_UP_FRAMES = 4
-
-
-def undo_depth(model: VideoLLM) -> None:
-    """The same weights with every token through every layer."""
-    for index, layer in enumerate(model.model.layers):
-        if isinstance(layer, MixtureOfDepthsLayer):
-            model.model.layers[index] = layer.block
 
 
 def main(
