@@ -55,6 +55,7 @@ LONG_SHARE = 0.2
 LONG = (32, 96)
 CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 STANDS_SHARE = 0.3
+SCENES_SHARE = 0.6  # of the clips that lessons are drawn from: where most is to be told, and most goes wrong
 STANDS = (8, 48)
 
 console = Console()
@@ -126,7 +127,8 @@ class Lessons:
 
     prompt: Prompt
     fps: float
-    composed: list[ClipFeatures]
+    scenes: list[ClipFeatures]
+    others: list[ClipFeatures]
     slides: Slides
 
     def shows(self, rng: np.random.Generator) -> list[Sequence]:
@@ -161,7 +163,8 @@ class Lessons:
         return join(pieces)
 
     def _any(self, rng: np.random.Generator) -> ClipFeatures:
-        return self.composed[rng.integers(len(self.composed))]
+        group = self.scenes if rng.random() < SCENES_SHARE else self.others
+        return group[rng.integers(len(group))]
 
 
 class Trainer:
@@ -279,9 +282,9 @@ def main(
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 240,
-    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 700,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 600,
+    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 100,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 800,
     seed: Annotated[
         int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
     ] = 0,
@@ -313,7 +316,8 @@ def main(
     lessons = Lessons(
         trainer.prompt,
         trainer.model.config.fps,
-        [*chain(*composed)],
+        [clip for clip in chain(*composed) if clip.clip.kind == "scene"],
+        [clip for clip in chain(*composed) if clip.clip.kind != "scene"],
         Slides(trainer.prompt, all_photographs, [class_names(), [*learned, "nothing"]]),
     )
     trainer.run(Stage("naming", naming_steps, lessons.shows))
