@@ -5,7 +5,6 @@ Stages, each kept under `--work` so that a run that was stopped goes on where it
   classifier  the names that ImageNet lacks, by regression on the features of one part of the media
   naming      connector, routers and adapter on slide shows: a new thing is named, the same thing is not again
   clips       the same on composed clips, with silence, leaving things, and questions
-  glimpses    the same, and single frames of so many scenes that they can't be learned by heart
   classifier  again, on all media
   export      a PEFT adapter with connector and routers, half precision, and the configuration
 """
@@ -56,13 +55,6 @@ LONG_SHARE = 0.2
 LONG = (32, 96)
 CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 STANDS_SHARE = 0.3
-GLIMPSES_SHARE = 0.6  # of the steps of the last stage
-GLIMPSES_A_STEP = 56
-GLIMPSES_A_SEQUENCE = 8
-GLIMPSE_STAYS_SHARE = 0.4
-# Of the steps: what the free path sees of pictures can be learned by heart, so that it isn't always there.
-FREE_PATH_DROPPED = 0.5
-SCENES_SHARE = 0.6  # of the clips that lessons are drawn from: where most is to be told, and most goes wrong
 STANDS = (8, 48)
 
 console = Console()
@@ -75,7 +67,6 @@ class Stage:
     name: str
     steps: int
     draw: Callable[[np.random.Generator], list[Sequence]]
-    free_path_dropped: float = 0.0
 
 
 def class_names() -> list[str]:
@@ -131,13 +122,11 @@ def trained_connector(model: VideoLLM) -> ClassNameConnector:
 
 @dataclass(frozen=True)
 class Lessons:
-    """Draws the sequences of a step: slide shows, excerpts of clips, long ones of many clips, or glimpses."""
+    """Draws the sequences of a step: slide shows, excerpts of clips, or long ones of many clips."""
 
     prompt: Prompt
     fps: float
-    scenes: list[ClipFeatures]
-    others: list[ClipFeatures]
-    albums: list[ClipFeatures]
+    composed: list[ClipFeatures]
     slides: Slides
 
     def shows(self, rng: np.random.Generator) -> list[Sequence]:
@@ -152,20 +141,6 @@ class Lessons:
         length = int(rng.integers(shortest, longest + 1))
         drawn = [draw(length, rng) for _ in range(FRAMES_A_STEP // length)]
         return [clip_sequence(self.prompt, clip, self.fps, rng) for clip in drawn]
-
-    def glimpses(self, rng: np.random.Generator) -> list[Sequence]:
-        if rng.random() >= GLIMPSES_SHARE:
-            return self.clips(rng)
-        drawn = [self._glimpses(rng) for _ in range(GLIMPSES_A_STEP // GLIMPSES_A_SEQUENCE)]
-        return [clip_sequence(self.prompt, clip, self.fps, rng) for clip in drawn]
-
-    def _glimpses(self, rng: np.random.Generator) -> ClipFeatures:
-        pieces = []
-        for _ in range(GLIMPSES_A_SEQUENCE):
-            page = self.albums[rng.integers(len(self.albums))]
-            times = 2 if rng.random() < GLIMPSE_STAYS_SHARE else 1
-            pieces.append((page, np.full(times, rng.integers(len(page.features)))))
-        return join(pieces)
 
     def _excerpt(self, length: int, rng: np.random.Generator) -> ClipFeatures:
         clip = self._any(rng)
@@ -186,8 +161,7 @@ class Lessons:
         return join(pieces)
 
     def _any(self, rng: np.random.Generator) -> ClipFeatures:
-        group = self.scenes if rng.random() < SCENES_SHARE else self.others
-        return group[rng.integers(len(group))]
+        return self.composed[rng.integers(len(self.composed))]
 
 
 class Trainer:
@@ -214,11 +188,10 @@ class Trainer:
         for step in range(done, stage.steps):
             rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
             sequences = stage.draw(rng)
-            free = rng.random() >= stage.free_path_dropped
             for group in optimizer.param_groups:
                 group["lr"] = group["top"] * learning_rate(step, stage.steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-                loss, right = self._loss(sequences, free)
+                loss, right = self._loss(sequences)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
@@ -228,10 +201,9 @@ class Trainer:
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
                 self._save(state, optimizer, step + 1)
 
-    def _loss(self, sequences: list[Sequence], free: bool) -> tuple[Tensor, str]:
+    def _loss(self, sequences: list[Sequence]) -> tuple[Tensor, str]:
         batch = collate(sequences, self.prompt.eos)
-        pictures = [picture for sequence in sequences for picture in sequence.pictures]
-        frames = embed(trained_connector(self.model), pictures, free)
+        frames = embed(trained_connector(self.model), [picture for s in sequences for picture in s.pictures])
         learned = batch.targets != IGNORED
         logits = self.adapted(
             input_ids=batch.ids, frame_embeds=frames, logits_to_keep=learned
@@ -264,17 +236,12 @@ class Trainer:
         return state["step"]
 
 
-def embed(connector: ClassNameConnector, pictures: list[np.ndarray], free: bool) -> Tensor:
-    """Features and made-up shares, [tokens, dim or classes], to embeddings [frames, tokens, text dim], with
-    or without what the free path sees."""
-
-    def look(features: Tensor) -> Tensor:
-        return connector(features) if free else connector.speak(connector.shares(features))
-
+def embed(connector: ClassNameConnector, pictures: list[np.ndarray]) -> Tensor:
+    """Features and made-up shares, [tokens, dim or classes], to embeddings [frames, tokens, text dim]."""
     classes = connector.names.in_features
     made_up = torch.tensor([picture.shape[1] == classes for picture in pictures])
     embeds = connector.places.new_empty(len(pictures), *connector.places.shape)
-    for kind, speak in ((False, look), (True, connector.speak)):
+    for kind, speak in ((False, connector), (True, connector.speak)):
         rows = (made_up == kind).nonzero().squeeze(1)
         if len(rows):
             stacked = torch.from_numpy(np.stack([pictures[row] for row in rows])).float()
@@ -312,10 +279,9 @@ def main(
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 600,
-    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 100,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 800,
-    glimpse_steps: Annotated[int, typer.Option(help="steps with single frames, too")] = 200,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 240,
+    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 700,
     seed: Annotated[
         int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
     ] = 0,
@@ -347,15 +313,11 @@ def main(
     lessons = Lessons(
         trainer.prompt,
         trainer.model.config.fps,
-        [clip for clip in chain(*composed) if clip.clip.kind == "scene"],
-        [clip for clip in chain(*composed) if clip.clip.kind != "scene"],
-        # Of the part that the classifier hasn't seen: the decoder meets its doubt as it will be.
-        [page for page in seen[1] if page.clip.kind == "album"],
+        [*chain(*composed)],
         Slides(trainer.prompt, all_photographs, [class_names(), [*learned, "nothing"]]),
     )
     trainer.run(Stage("naming", naming_steps, lessons.shows))
     trainer.run(Stage("clips", clip_steps, lessons.clips))
-    trainer.run(Stage("glimpses", glimpse_steps, lessons.glimpses, FREE_PATH_DROPPED))
     layer = classifier.fit(all_photographs, [*chain(*seen)], learned, seed)
     set_classifier(trained_connector(trainer.model), imagenet, layer)
     export(trainer.model, trainer.adapted, out)
