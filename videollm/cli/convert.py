@@ -103,8 +103,10 @@ def convert(
 
 
 def _layers(text: str) -> Layers:
-    if text == "interleaved" or text == "all":
-        return text
+    if text == "interleaved":
+        return "interleaved"
+    if text == "all":
+        return "all"
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
