@@ -84,12 +84,13 @@ def _show(table: Table, results: dict[str, Any], json_file: Path | None) -> None
 
     circumstances = {
         "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
     console = Console()
+    table.columns[0].no_wrap = True
     console.print(", ".join(f"{name} {value}" for name, value in circumstances.items()))
     console.print(table)
     if json_file is not None:

@@ -39,8 +39,8 @@ def refuse_namesake() -> None:
 
 
 def load_session(model: str, device: str, threshold: float | None = None) -> Session:
-    """Load the model onto the device, int8 where that is the CPU, and begin a session. Raises
-    CheckpointError, CommandError and typer.BadParameter."""
+    """Load the model onto the device and begin a session. Raises CheckpointError, CommandError
+    and typer.BadParameter."""
     refuse_namesake()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
@@ -48,14 +48,11 @@ def load_session(model: str, device: str, threshold: float | None = None) -> Ses
 
     from stream.session import Session
     from videollm import VideoLLM
-    from videollm.quantized import quantize_linears
 
     logging.disable_progress_bar()
     with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
-        if chosen.type == "cpu":
-            quantize_linears(loaded)
     loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
     return Session(loaded, threshold=threshold)
 
