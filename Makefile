@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= ../shared/data
 
-.PHONY: help setup demo test test-all check bench train
+.PHONY: help setup demo test test-all check bench gpu train
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ check: $(READY)  ## format, lint, types
 
 bench: $(READY)  ## measure the default model: benchmarks/pocket.md (about an hour on two cores)
 	$(BIN)/python -m train.benchmark --data $(DATA)
+
+gpu: $(READY)  ## what waits for a CUDA device: the kernels' tests there, then their speed
+	$(BIN)/python -m pytest -m gpu tests
+	$(BIN)/videollm bench kernels --device cuda --json benchmarks/kernels.json
 
 train: $(READY)  ## make the default model anew from $(DATA): assets/pocket/ (hours on two cores)
 	$(BIN)/python -m train.pocket --data $(DATA)

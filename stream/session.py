@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stream.engine import Engine, Read, Script
 from stream.export.times import format_time
 from stream.frames import Event, Frame
 from stream.sources.square import pad_to_square
 from videollm import VideoLLM
-from videollm.cache import StreamCache
 from videollm.prompt import Prompt
 
 MAX_REPLY_TOKENS = 48
@@ -31,7 +32,7 @@ class Moment:
 
 
 class Session:
-    """All that one stream owns: its cache, its clock, its pending questions. The model is shared.
+    """All that one stream owns: its part of the cache, its clock, its pending questions. The model is shared.
 
     Frame by frame: read it, keep silent where p(interval) is at least `threshold` (the model's own where
     None), else narrate; at most one reply at a time. A question is answered at its own time: after the frame
@@ -39,21 +40,36 @@ class Session:
 
     When the context is full, a new one begins with the latest moments, each with its frame: what it reads is
     what the model was trained to read, a stream in which much happens.
+
+    Alone, a session is stepped by `step` and `finish`. Those of an `engine` may step together: what
+    `watching` and `ending` give is submitted to it at the session's `slot`.
     """
 
-    def __init__(self, model: VideoLLM, *, threshold: float | None = None) -> None:
+    def __init__(
+        self, model: VideoLLM, *, threshold: float | None = None, engine: Engine | None = None
+    ) -> None:
         if model.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it with VideoLLM.from_pretrained")
         self.model = model
         self.threshold = model.config.threshold if threshold is None else threshold
         self.prompt = Prompt.of(model.tokenizer, model.config)
-        self.context: int = model.config.context_tokens or model.config.text_config.max_position_embeddings
-        self.cache = StreamCache(model.config.text_config)
+        self.engine = engine or Engine(model)
+        self.slot = self.engine.join()
         self.reset()
+
+    @property
+    def seen_tokens(self) -> int:
+        """How much of the context is read."""
+        return self.engine.cache.seen[self.slot]
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the stream's keys and values fill now."""
+        return self.engine.cache.nbytes(self.slot)
 
     def reset(self) -> None:
         """Forget the stream; the next frame begins a new one."""
-        self.cache.reset()
+        self.engine.reset(self.slot)
         self.time = 0.0
         self._questions: list[tuple[float, str]] = []
         self._moments: list[Moment] = []
@@ -66,86 +82,84 @@ class Session:
         one that would fill the context."""
         if not question.strip():
             raise ValueError("the question is empty")
-        tokens, most = len(self.prompt.ask(question, after_frame=True)), int(self.context * QUESTION_SHARE)
+        tokens, most = (
+            len(self.prompt.ask(question, after_frame=True)),
+            int(self.engine.context * QUESTION_SHARE),
+        )
         if tokens > most:
             raise ValueError(f"the question is too long: {tokens} tokens, and {most} are the most")
         asked = (self.time if time is None else time, question.strip())
         bisect.insort(self._questions, asked, key=lambda entry: entry[0])
 
-    @torch.inference_mode()
     def step(self, frame: Frame) -> list[Event]:
         """Read one frame and give what is said by then, in order of time."""
-        events = self._answer_until(frame.time, included=False)
-        self.time = frame.time
-        events += self._make_room(len(self.prompt.frame) + len(self.prompt.reply))
-        square = pad_to_square(frame.pixels, self.model.vision_tower.size)
-        self._seen = torch.from_numpy(square).permute(2, 0, 1)
-        logits = self._read([*self._lead, *self.prompt.frame], self._seen[None])
-        self._lead, self._in_frames = [self.prompt.interval], True
-        if logits.softmax(-1)[self.prompt.interval] < self.threshold:
-            events.append(Event(frame.time, "narration", self._reply(self.prompt.reply)))
-        return events + self._answer_until(frame.time, included=True)
+        return self.engine.run(self.slot, self.watching(frame))
 
-    @torch.inference_mode()
     def finish(self) -> list[Event]:
         """The stream has ended: answer what is still pending, from all that was seen."""
-        return self._answer_until(float("inf"), included=True)
+        return self.engine.run(self.slot, self.ending())
 
-    def _answer_until(self, time: float, included: bool) -> list[Event]:
-        events = []
+    def watching(self, frame: Frame) -> Script:
+        """What `step` does, for an engine that steps other sessions, too."""
+        events = yield from self._answer_until(frame.time, included=False)
+        self.time = frame.time
+        events += yield from self._make_room(len(self.prompt.frame) + len(self.prompt.reply))
+        square = pad_to_square(frame.pixels, self.model.vision_tower.size)
+        self._seen = torch.from_numpy(square).permute(2, 0, 1)
+        logits = yield Read([*self._lead, *self.prompt.frame], self._seen[None])
+        self._lead, self._in_frames = [self.prompt.interval], True
+        if logits.softmax(-1)[self.prompt.interval] < self.threshold:
+            said = yield from self._reply(self.prompt.reply)
+            events.append(Event(frame.time, "narration", said))
+        return events + (yield from self._answer_until(frame.time, included=True))
+
+    def ending(self) -> Script:
+        """What `finish` does, for an engine that steps other sessions, too."""
+        return (yield from self._answer_until(float("inf"), included=True))
+
+    def _answer_until(self, time: float, included: bool) -> Script:
+        events: list[Event] = []
         while self._questions and (
             self._questions[0][0] < time or (included and self._questions[0][0] == time)
         ):
             asked, question = self._questions.pop(0)
             self.time = max(self.time, min(asked, time)) if asked != float("inf") else self.time
             words = self.prompt.ask(question, after_frame=True)
-            events += self._make_room(len(words))
+            events += yield from self._make_room(len(words))
             events.append(Event(asked, "question", question))
             opening = words
             if not self._in_frames:  # no bracket is open, and one that nothing follows is not opened
-                before = [self.prompt.eos] if self.cache.seen_tokens else self.prompt.opening
+                before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
                 opening = [*before, *self.prompt.ask(question, after_frame=False)]
-            events.append(Event(asked, "answer", self._reply(words, opening)))
+            events.append(Event(asked, "answer", (yield from self._reply(words, opening))))
         return events
 
-    def _reply(self, words: list[int], opening: list[int] | None = None) -> str:
+    def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
         """Let the model speak after `opening`, greedily, to its end-of-text token.
 
         `words` are the same as they read right behind a frame.
         """
-        logits = self._read(words if opening is None else opening)
+        logits = yield Read(words if opening is None else opening)
         said: list[int] = []
         while len(said) < MAX_REPLY_TOKENS:
             token = int(logits.argmax())
             if token == self.prompt.eos:
                 break
             said.append(token)
-            logits = self._read([token])
+            logits = yield Read([token])
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
         if self._seen is not None:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
         return str(self.prompt.tokenizer.decode(said)).strip()
 
-    def _read(self, ids: list[int], pixels: Tensor | None = None) -> Tensor:
-        """Feed tokens, and frames [frames, 3, size, size] in their places; the logits after the last one,
-        [vocabulary]."""
-        device = self.model.lm_head.weight.device
-        out = self.model(
-            torch.tensor([ids], device=device),
-            pixel_values=pixels,
-            past_key_values=self.cache,
-            logits_to_keep=1,
-        )
-        return out.logits[0, -1].float()
-
-    def _make_room(self, coming: int) -> list[Event]:
+    def _make_room(self, coming: int) -> Script:
         """Begin a new context where `coming` tokens and a reply don't fit into this one."""
-        if self.cache.seen_tokens + len(self._lead) + coming + MAX_REPLY_TOKENS <= self.context:
+        if self.seen_tokens + len(self._lead) + coming + MAX_REPLY_TOKENS <= self.engine.context:
             return []
         kept = len(self._moments)
-        while self._moment_tokens() > self.context * MOMENTS_SHARE:
+        while self._moment_tokens() > self.engine.context * MOMENTS_SHARE:
             self._moments.pop(0)
-        self.cache.reset()
+        self.engine.cache.reset(self.slot)
         ids, pictures = list(self.prompt.start), [moment.pixels for moment in self._moments]
         for moment in self._moments:
             ids += [*self.prompt.frame, *moment.words, self.prompt.eos, *self.prompt.reopen]
@@ -156,7 +170,7 @@ class Session:
             # The last reply's end and the bracket wait in the lead already.
             ids = ids[: -len(self._lead)]
         if pictures:
-            self._read(ids, torch.stack(pictures))
+            yield Read(ids, torch.stack(pictures))
         else:
             self._lead = ids
         if len(self._moments) == kept:

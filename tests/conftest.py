@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+# Before anything imports Triton: without a GPU its kernels run on CPU tensors, where tests call them by name.
+os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AddedToken,

@@ -118,9 +118,9 @@ def test_a_still_scene_stays_told_when_the_context_begins_anew(pocket: VideoLLM)
     cat = skimage.data.chelsea()
     events, begun = [], 0
     for index in range(420):  # three and a half minutes: two contexts and a bit
-        before = session.cache.seen_tokens
+        before = session.seen_tokens
         events += session.step(Frame(index / 2, cat))
-        begun += session.cache.seen_tokens < before
+        begun += session.seen_tokens < before
     assert begun >= 2
     assert [event.time for event in events] == [0.0] and "cat" in events[0].text
     session.ask("What is in view?")

@@ -37,7 +37,7 @@ from train.media import Media, Photograph, load_media
 from train.report import render
 from train.scoring import NarrationScore
 from train.vocabulary import Vocabulary, load_vocabulary
-from videollm import VideoLLM
+from videollm.cli.loading import load_session
 
 # Far from the training clips' seeds, which count from 0.
 CLIP_SEED = 1_000_000
@@ -250,7 +250,7 @@ def main(
 ) -> None:
     """Measure the default model and write the tables."""
     media, vocabulary = load_media(data, "heldout"), load_vocabulary()
-    session = Session(VideoLLM.from_pretrained(model))
+    session = load_session(model, "auto")
     parts: dict[str, Callable[[], Any]] = {
         "speed": lambda: speed(model, media),
         "quiet": lambda: quiet(session, media),

@@ -14,19 +14,11 @@ from typing import Annotated
 
 import typer
 
+from stream.measure import undo_depth
 from stream.sources import open_source
-from videollm import VideoLLM
 from videollm.cli.loading import load_session
-from videollm.depth import MixtureOfDepthsLayer
 
 WARM_UP_FRAMES = 4
-
-
-def undo_depth(model: VideoLLM) -> None:
-    """The same weights with every token through every layer."""
-    for index, layer in enumerate(model.model.layers):
-        if isinstance(layer, MixtureOfDepthsLayer):
-            model.model.layers[index] = layer.block
 
 
 def main(
@@ -55,7 +47,7 @@ def main(
                 "frames_per_second": len(measured) / sum(measured),
                 "median_step_ms": 1e3 * measured[len(measured) // 2],
                 "slowest_step_ms": 1e3 * measured[-1],
-                "cache_mib": session.cache.nbytes / 2**20,
+                "cache_mib": session.cache_bytes / 2**20,
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
             }
         )

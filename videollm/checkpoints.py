@@ -22,6 +22,7 @@ from videollm import bases
 from videollm.bases import CheckpointError
 from videollm.configuration import DepthConfig, VideoLLMConfig
 from videollm.depth import MixtureOfDepthsLayer
+from videollm.depth_lm import DepthLM
 from videollm.modeling import VideoLLM
 
 DEFAULT_MODEL = "pocket"
@@ -67,12 +68,12 @@ def build(config: VideoLLMConfig) -> VideoLLM:
         fields["frame_token_id"] = None
     model = VideoLLM(VideoLLMConfig(**fields))
     model.vision_tower.backbone.load_state_dict(vision_weights)
-    _adopt(model, decoder)
+    adopt(model, decoder)
     model.tokenizer = tokenizer
     return model
 
 
-def _adopt(model: VideoLLM, decoder: PreTrainedModel) -> None:
+def adopt(model: DepthLM, decoder: PreTrainedModel) -> None:
     """Give the model an unconverted decoder's weights, under the wrapped layers' names."""
     for name, module in decoder.model.named_children():
         if name != "layers":

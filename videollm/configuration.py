@@ -16,10 +16,13 @@ SYSTEM_PROMPT = (
 class DepthConfig(PreTrainedConfig):
     """Mixture-of-depths settings.
 
-    `layers` says which decoder layers route: "interleaved" is every second one from layer 1 on, "all",
-    "none", or a list of indices. `ratio` is the share r of a frame's tokens that run in such a layer,
-    k = ceil(r n). `gate` says how the score s scales what the layer adds: "score" is s itself
-    (VideoLLM-MoD), "tanh" is 1 + 0.2 tanh(s) (p-MoD; never far from the identity), "one" leaves it as it is.
+    `router` is a name of `videollm.routers`. `layers` says which decoder layers route where the router
+    doesn't choose them itself: "interleaved" is every second one from layer 1 on, "all", "none", or a list
+    of indices. `routes` says which tokens: those of "frames", between which text always runs, or "all" that
+    a step reads, as in a language model without frames. `ratio` is the share r of them that run in such a
+    layer: k = ceil(r n) of top-k, what "threshold" is trained towards. `gate` says how top-k's score s scales
+    what the layer adds: "score" is s itself (VideoLLM-MoD), "tanh" is 1 + 0.2 tanh(s) (p-MoD; never far from
+    the identity), "one" leaves it as it is. `threshold` is MoDification's p and `load_weight` its alpha.
     """
 
     model_type = "videollm_depth"
@@ -29,19 +32,31 @@ class DepthConfig(PreTrainedConfig):
         layers: Layers = "interleaved",
         ratio: float = 0.2,
         gate: Literal["score", "tanh", "one"] = "tanh",
+        router: str = "top_k",
+        routes: Literal["frames", "all"] = "frames",
+        threshold: float = 0.5,
+        load_weight: float = 0.01,
         **kwargs: Any,
     ) -> None:
         if not 0 < ratio <= 1:
             raise ValueError(f"depth ratio must be above 0 and at most 1, got {ratio}")
         if gate not in ("score", "tanh", "one"):
             raise ValueError(f'depth gate must be "score", "tanh" or "one", got {gate!r}')
+        if routes not in ("frames", "all"):
+            raise ValueError(f'depth routes must be "frames" or "all", got {routes!r}')
+        if not 0 < threshold < 1:
+            raise ValueError(f"depth threshold must be between 0 and 1, got {threshold}")
         self.layers = layers
         self.ratio = ratio
         self.gate = gate
+        self.router = router
+        self.routes = routes
+        self.threshold = threshold
+        self.load_weight = load_weight
         super().__init__(**kwargs)
 
-    def routed_layers(self, num_layers: int) -> list[int]:
-        """Indices of the layers that route, of a decoder of `num_layers`."""
+    def chosen_layers(self, num_layers: int) -> list[int]:
+        """Indices of `layers` in a decoder of `num_layers`."""
         if self.layers == "none":
             return []
         if self.layers == "all":
@@ -115,8 +130,8 @@ class VideoLLMConfig(PreTrainedConfig):
         vision_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.text_config = _as_config(text_config, "llama")
-        self.vision_config = _as_config(vision_config, "siglip_vision_model")
+        self.text_config = as_config(text_config, "llama")
+        self.vision_config = as_config(vision_config, "siglip_vision_model")
         self.connector_config = (
             ConnectorConfig(**connector_config)
             if isinstance(connector_config, dict)
@@ -147,7 +162,7 @@ class VideoLLMConfig(PreTrainedConfig):
         return self.text_config
 
 
-def _as_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -> PreTrainedConfig:
+def as_config(value: PreTrainedConfig | dict[str, Any] | None, default: str) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
     fields = dict(value or {})

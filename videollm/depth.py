@@ -1,18 +1,14 @@
 """Mixture-of-depths: decoder layers through which only a share of a frame's tokens runs.
 
-VideoLLM-MoD (NeurIPS 2024): in such a layer a learned router scores every vision token, within each frame
-the k = ceil(r n) best run attention and MLP among themselves, the text and the earlier tokens that ran
-here, and what the layer adds to them is scaled by the score, so that the router learns. The others pass on
-unchanged and leave no key or value behind. Text always runs.
-
-One thing is ours: a frame's last token, from which the assistant decides to speak or not, is always among
-the k, so that the decision has the decoder's whole depth.
+VideoLLM-MoD (NeurIPS 2024): in such a layer a router chooses tokens of each frame; they run attention and
+MLP among themselves, the text and the earlier tokens that ran here. The others pass on unchanged and leave
+no key or value behind. Text always runs, unless `depth.routes` is "all". How a router chooses, and how what
+it chose counts, is in `videollm.routers`.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,37 +16,19 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 from videollm.configuration import DepthConfig
-
-
-class Router(nn.Module):
-    """Scores tokens [..., dim] -> [...]; also says what a score scales the layer's output by."""
-
-    def __init__(self, hidden_size: int, gate: Literal["score", "tanh", "one"]) -> None:
-        super().__init__()
-        self.score = nn.Linear(hidden_size, 1, bias=False)
-        self.gate = gate
-
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.score(hidden_states).squeeze(-1)
-        if self.gate == "score":
-            return scores, scores
-        if self.gate == "tanh":
-            return scores, 1 + 0.2 * scores.tanh()
-        return scores, torch.ones_like(scores)
+from videollm.routers import Router, router_class
+from videollm.slab import Packing
 
 
 class MixtureOfDepthsLayer(nn.Module):
     """Wraps one decoder layer of a `transformers` model, whatever its family, as `block`."""
 
-    def __init__(
-        self, block: nn.Module, config: PreTrainedConfig, layer_idx: int, depth: DepthConfig
-    ) -> None:
+    def __init__(self, block: nn.Module, router: Router, config: PreTrainedConfig, layer_idx: int) -> None:
         super().__init__()
         self.block = block
-        self.router = Router(config.hidden_size, depth.gate)
+        self.router = router
         self.config = config
         self.layer_idx = layer_idx
-        self.ratio = depth.ratio
 
     def forward(
         self,
@@ -58,66 +36,87 @@ class MixtureOfDepthsLayer(nn.Module):
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         past_key_values: Cache | None = None,
+        position_ids: Tensor | None = None,
         frame_index: Tensor | None = None,
+        router_losses: list[Tensor] | None = None,
+        packing: Packing | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """`frame_index` [frames, tokens] says where in the flattened [batch * sequence] each frame's tokens
-        lie; None where there is only text. Frames arrive whole. The mask of the dense layers doesn't fit
-        here, because this layer's cache holds fewer tokens: it makes its own."""
+        lie; None where there is only text. Frames arrive whole. What a router adds to the loss of training is
+        appended to `router_losses`. The mask of the dense layers doesn't fit here, because this layer's cache
+        holds fewer tokens: it makes its own. Tokens of many streams, batch 1, come with their `packing`."""
         batch, sequence, dim = hidden_states.shape
+        if self.router.depth.routes == "all":
+            frame_index = torch.arange(batch * sequence, device=hidden_states.device).view(batch, sequence)
         kept = torch.ones(batch * sequence, dtype=torch.bool, device=hidden_states.device)
         gates = hidden_states.new_ones(batch * sequence)
+        passing = hidden_states
         if frame_index is not None:
-            scores, frame_gates = self.router(hidden_states.flatten(0, 1)[frame_index])  # [frames, tokens]
-            kept[frame_index] = self._select(scores)
-            gates = gates.index_put((frame_index,), frame_gates.to(gates.dtype))
+            assert position_ids is not None
+            positions = position_ids.expand(batch, -1).flatten()[frame_index[:, 0]]  # [frames]
+            routing = self.router(hidden_states.flatten(0, 1)[frame_index], positions)
+            kept[frame_index] = routing.kept
+            if routing.gates is not None:
+                gates = gates.index_put((frame_index,), routing.gates.to(gates.dtype))
+            if routing.skipped_gates is not None:
+                scales = torch.where(routing.kept, 1.0, routing.skipped_gates).to(gates.dtype)
+                scales = gates.new_ones(batch * sequence).index_put((frame_index,), scales)
+                passing = hidden_states * scales.view(batch, sequence, 1)
+            if routing.loss is not None and router_losses is not None:
+                router_losses.append(routing.loss)
         kept, gates = kept.view(batch, sequence), gates.view(batch, sequence)
 
         index, valid = _kept_first(kept)  # [batch, running]
         if past_key_values is not None and not valid.all():
             raise ValueError("streams that share a cache must hold the same number of frames in a step")
+        if index.shape[1] == 0:
+            return passing
         rows = index[..., None].expand(-1, -1, dim)
         running = hidden_states.gather(1, rows)  # [batch, running, dim]
-        out = self.block(
-            running,
-            attention_mask=create_causal_mask(
+        if packing is None:
+            mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=running,
                 attention_mask=None,
                 past_key_values=past_key_values,
                 layer_idx=self.layer_idx,
-            ),
+            )
+        else:
+            mask, packing = None, packing.select(index[0])
+        out = self.block(
+            running,
+            attention_mask=mask,
             position_embeddings=_gather_rotary(position_embeddings, index),
             past_key_values=past_key_values,
-            **kwargs | {"position_ids": None},
+            position_ids=None,
+            packing=packing,
+            **kwargs,
         )
-        weight = torch.where(valid, gates.gather(1, index), 0.0)[..., None]
-        return hidden_states.scatter(1, rows, running + weight * (out - running))
-
-    def _select(self, scores: Tensor) -> Tensor:
-        """Which of a frame's tokens run: [frames, tokens] of scores to a mask of the same shape."""
-        k = math.ceil(self.ratio * scores.shape[1])
-        ranked = scores.detach().clone()
-        ranked[:, -1] = torch.inf
-        return torch.zeros_like(ranked, dtype=torch.bool).scatter(1, ranked.topk(k, dim=1).indices, True)
+        weight = gates.gather(1, index)[..., None]
+        # A row filled up with skipped tokens must pass those on as they are.
+        ran = torch.where(valid[..., None], running + weight * (out - running), passing.gather(1, rows))
+        return passing.scatter(1, rows, ran)
 
 
 def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
     """Turn a Llama-like decoder (one with `layers`) into a mixture-of-depths one, in place.
 
-    Raises ValueError for a decoder whose attention slides over a window: distances in a layer that skips
-    tokens are not those of the stream.
+    Raises ValueError for a router that there is none of, and for a decoder whose attention slides over a
+    window: distances in a layer that skips tokens are not those of the stream.
     """
     config = decoder.config
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         raise ValueError(
             "mixture-of-depths needs full attention; set sliding_window=None in the decoder's config"
         )
-    layers = decoder.get_submodule("layers")
+    layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise ValueError(f"{type(decoder).__name__} has no list of decoder layers to convert")
-    for index in depth.routed_layers(len(layers)):
-        layers[index] = MixtureOfDepthsLayer(layers[index], config, index, depth)
+    kind = router_class(depth)
+    for index in kind.routed_layers(depth, len(layers)):
+        router = kind(depth, config.hidden_size, index, len(layers))
+        layers[index] = MixtureOfDepthsLayer(layers[index], router, config, index)
     return decoder
 
 

@@ -5,57 +5,37 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    Cache,
-    GenerationMixin,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
-from videollm.cache import StreamCache
 from videollm.configuration import VideoLLMConfig
 from videollm.connector import build_connector
-from videollm.depth import MixtureOfDepthsLayer, Router, convert
+from videollm.depth_lm import DepthLM
 from videollm.vision import VisionTower, build_tower
 
 
-class VideoLLM(PreTrainedModel, GenerationMixin):
+class VideoLLM(DepthLM):
     """Frames and text in, next-token logits out.
 
     The decoder lies under `model` and `lm_head` and the connector under `connector`: the names of
     VideoLLM-online's checkpoints. The model holds no state of a stream; that is the cache's.
     """
 
-    config_class = VideoLLMConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _no_split_modules = ["MixtureOfDepthsLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    config_class = VideoLLMConfig  # type: ignore[assignment]
     config: VideoLLMConfig
     vision_tower: VisionTower
     connector: nn.Module
-    model: Any  # whichever decoder of transformers; their classes share no type that has `layers`
-    lm_head: nn.Linear
     tokenizer: PreTrainedTokenizerBase | None = None
 
     def __init__(self, config: VideoLLMConfig) -> None:
-        super().__init__(config)
+        PreTrainedModel.__init__(self, config)
         text, vision = config.text_config, config.vision_config
         self.vision_tower = build_tower(vision, config.frame_cls, config.frame_grid)
         self.connector = build_connector(
             config.connector_config, vision.hidden_size, text.hidden_size, config.tokens_per_frame
         )
-        self.model = convert(AutoModel.from_config(text), config.depth_config)
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        self.add_decoder()
         self.post_init()
 
     @classmethod
@@ -79,61 +59,25 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         """Square frames, uint8 [frames, 3, size, size], to embeddings [frames, tokens, dim]."""
         return self.connector(self.vision_tower(frames))
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
         frame_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        labels: Tensor | None = None,
-        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """Next-token logits [batch, sequence, vocabulary] for text and frames in their order.
+    ) -> MoeCausalLMOutputWithPast:
+        """Next-token logits for text and frames in their order; for the rest see `DepthLM.forward`.
 
         `input_ids` [batch, sequence] holds `config.frame_token_id` where frames' tokens go, frames always
         whole; the frames themselves come as `pixel_values` (uint8 [frames, 3, size, size]) or, computed
-        before, as `frame_embeds` [frames, tokens, dim], in reading order over the batch. Batches are padded
-        on the right and need no mask, so that `attention_mask` may be left out and must be all ones.
-        `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
-        (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
-        [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
-        learned positions are such a mask, they come flat, [wanted, vocabulary]: a vocabulary is wide and
-        most positions of a stream are frames.
+        before, as `frame_embeds` [frames, tokens, dim], in reading order over the batch.
         """
-        if attention_mask is not None and not attention_mask.all():
-            raise ValueError("pad batches on the right, without an attention mask")
         if frame_embeds is None and pixel_values is not None:
             frame_embeds = self.encode_frames(pixel_values)
-        inputs_embeds, frame_index = self._embed(input_ids, frame_embeds)
+        inputs_embeds, frame_index = self.embed(input_ids, frame_embeds)
+        return super().forward(inputs_embeds=inputs_embeds, frame_index=frame_index, **kwargs)
 
-        if past_key_values is None and use_cache:
-            past_key_values = StreamCache(self.config.text_config)
-        seen = past_key_values.seen_tokens if isinstance(past_key_values, StreamCache) else 0
-        positions = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
-        out = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=self._dense_mask(inputs_embeds, past_key_values),
-            position_ids=positions,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
-            frame_index=frame_index,
-        )
-        if isinstance(past_key_values, StreamCache):
-            past_key_values.seen_tokens += input_ids.shape[1]
-
-        hidden = out.last_hidden_state  # [batch, sequence, dim]
-        if labels is not None:
-            learned = labels[:, 1:] != -100
-            logits = self.lm_head(hidden[:, :-1][learned])  # [learned, vocabulary]
-            loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
-            return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
-        wanted = hidden[logits_to_keep] if isinstance(logits_to_keep, Tensor) else hidden[:, -logits_to_keep:]
-        return CausalLMOutputWithPast(logits=self.lm_head(wanted), past_key_values=past_key_values)
-
-    def _embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embeddings [batch, sequence, dim], and where in batch * sequence frames lie [frames, tokens]."""
         places = (input_ids == self.config.frame_token_id).flatten().nonzero().squeeze(1)
         tokens = self.config.tokens_per_frame
@@ -148,47 +92,6 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             return embeds, None
         flat = embeds.flatten(0, 1).index_copy(0, places, frame_embeds.flatten(0, 1).to(embeds.dtype))
         return flat.view_as(embeds), places.view(frames, tokens)
-
-    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Any:
-        """The mask of the layers that don't route. The stock decoder sizes one by layer 0, which is wrong
-        only where that layer routes and others don't; then it has to be made here."""
-        dense = [
-            index
-            for index, layer in enumerate(self.model.layers)
-            if not isinstance(layer, MixtureOfDepthsLayer)
-        ]
-        if not dense or dense[0] == 0:
-            return None
-        return create_causal_mask(
-            config=self.config.text_config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=None,
-            past_key_values=cache,
-            layer_idx=dense[0],
-            allow_is_causal_skip=False,
-        )
-
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """`generate` starts with the whole prompt and its frames, and goes on token by token."""
-        if not isinstance(past_key_values, StreamCache) or past_key_values.seen_tokens == 0:
-            past_key_values = StreamCache(self.config.text_config)
-            frames = {name: kwargs.get(name) for name in ("pixel_values", "frame_embeds")}
-        else:
-            input_ids, frames = input_ids[:, past_key_values.seen_tokens :], {}
-        return {"input_ids": input_ids, "past_key_values": past_key_values, "logits_to_keep": 1, **frames}
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, Router):
-            nn.init.normal_(module.score.weight, std=0.02)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.model.embed_tokens
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
 
 AutoConfig.register("videollm", VideoLLMConfig)

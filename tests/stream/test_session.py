@@ -7,25 +7,31 @@ import pytest
 import torch
 from conftest import small_model
 
+from stream import engine
 from stream.frames import Frame
 from stream.session import Session
 from videollm import VideoLLM
+from videollm.packed import Chunk, read
+from videollm.slab import SlabCache
 
 
 class Recorder:
-    """Keeps what a session feeds to its model and what comes out, position by position."""
+    """Keeps what a session reads and what comes out, position by position."""
 
-    def __init__(self, model: VideoLLM) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ids: list[int] = []
         self.pixels: list[torch.Tensor] = []
         self.last: dict[int, torch.Tensor] = {}
-        model.register_forward_hook(self.note, with_kwargs=True)
+        monkeypatch.setattr(engine, "read", self.read)
 
-    def note(self, model: VideoLLM, args: tuple, kwargs: dict, out: object) -> None:
-        self.ids += args[0][0].tolist()
-        if kwargs.get("pixel_values") is not None:
-            self.pixels.append(kwargs["pixel_values"])
-        self.last[len(self.ids) - 1] = out.logits[0, -1]
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> torch.Tensor:
+        (chunk,) = chunks
+        logits = read(model, chunks, cache)
+        self.ids += chunk.ids
+        if chunk.pixels is not None:
+            self.pixels.append(chunk.pixels)
+        self.last[len(self.ids) - 1] = logits[0]
+        return logits
 
     def forget(self, positions: int) -> None:
         """Drop the first positions, and the frames in them."""
@@ -43,20 +49,22 @@ def frames(count: int, seed: int = 0, fps: float = 2.0) -> list[Frame]:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.003, 1.0])
 @pytest.mark.parametrize("layers", ["interleaved", "all", "none"])
-def test_a_stream_equals_one_pass_over_all_it_read(threshold: float, layers: str) -> None:
+def test_a_stream_equals_one_pass_over_all_it_read(
+    threshold: float, layers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = small_model(layers=layers)
     session = Session(model, threshold=threshold)
-    recorder = Recorder(model)
+    recorder = Recorder(monkeypatch)
     session.ask("What is in view?", time=1.0)
     session.ask("What left?", time=1.2)
     for frame in frames(6):
         session.step(frame)
     session.ask("And now?")
     session.finish()
-    read, steps = torch.tensor([recorder.ids]), dict(recorder.last)
+    ids, steps = torch.tensor([recorder.ids]), dict(recorder.last)
     with torch.inference_mode():
-        whole = model(read, pixel_values=torch.cat(recorder.pixels)).logits[0]
-    positions = sorted(position for position in steps if position < read.shape[1])
+        whole = model(ids, pixel_values=torch.cat(recorder.pixels)).logits[0]
+    positions = sorted(position for position in steps if position < ids.shape[1])
     stepped = torch.stack([steps[position] for position in positions])
     torch.testing.assert_close(stepped, whole[positions], atol=1e-4, rtol=0)
     assert len(positions) >= 6
@@ -103,7 +111,7 @@ def test_reset_begins_anew(tiny: VideoLLM) -> None:
     first = [session.step(frame) for frame in frames(3)]
     session.ask("forgotten", time=9)
     session.reset()
-    assert session.cache.seen_tokens == 0 and session.cache.nbytes == 0
+    assert session.seen_tokens == 0 and session.cache_bytes == 0
     assert [session.step(frame) for frame in frames(3)] == first
     assert session.finish() == []
 
@@ -120,25 +128,27 @@ def test_sessions_share_a_model_and_nothing_else(tiny: VideoLLM) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.0036, 1.0])
-def test_a_full_context_begins_anew_with_the_latest_moments(threshold: float) -> None:
+def test_a_full_context_begins_anew_with_the_latest_moments(
+    threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = small_model()
     model.config.context_tokens = 600
     session = Session(model, threshold=threshold)
-    recorder = Recorder(model)
+    recorder = Recorder(monkeypatch)
     session.ask("First?", time=0.0)
     session.ask("Later?", time=11.3)
     contexts, said = 0, []
     for frame in frames(60):
         said += session.step(frame)
-        assert session.cache.seen_tokens <= 600
-        if session.cache.seen_tokens < len(recorder.ids):  # a new context began within this step
-            recorder.forget(len(recorder.ids) - session.cache.seen_tokens)
+        assert session.seen_tokens <= 600
+        if session.seen_tokens < len(recorder.ids):  # a new context began within this step
+            recorder.forget(len(recorder.ids) - session.seen_tokens)
             contexts += 1
     assert contexts > 0
     # What stands in the new context is one sequence like any other: one pass over it gives the same.
-    read, steps = torch.tensor([recorder.ids]), dict(recorder.last)
+    ids, steps = torch.tensor([recorder.ids]), dict(recorder.last)
     with torch.inference_mode():
-        whole = model(read, pixel_values=torch.cat(recorder.pixels)).logits[0]
+        whole = model(ids, pixel_values=torch.cat(recorder.pixels)).logits[0]
     stepped = torch.stack(list(steps.values()))
     torch.testing.assert_close(stepped, whole[list(steps)], atol=1e-4, rtol=0)
     assert [e.text for e in said if e.kind == "question"] == ["First?", "Later?"]
@@ -146,11 +156,13 @@ def test_a_full_context_begins_anew_with_the_latest_moments(threshold: float) ->
     assert [event.kind for event in session.finish()] == ["question", "answer"]
 
 
-def test_moments_come_back_with_their_words_and_lost_ones_are_told(tiny: VideoLLM) -> None:
+def test_moments_come_back_with_their_words_and_lost_ones_are_told(
+    tiny: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny.config.context_tokens = 700
     session = Session(tiny, threshold=0.0)
     session.ask("Do you remember?", time=0.0)
-    recorder = Recorder(tiny)
+    recorder = Recorder(monkeypatch)
     stream = frames(200)
     events = [event for frame in stream[:90] for event in session.step(frame)]
     assert [event.kind for event in events] == ["question", "answer"]  # nothing lost, nothing told

@@ -11,6 +11,7 @@ import torch
 from conftest import small_model
 from torch import Tensor
 
+from stream import engine
 from stream.frames import Frame
 from stream.session import Session
 from train import language, sequences
@@ -19,7 +20,9 @@ from train.features import ClipFeatures
 from train.language import Question, narration
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
 from videollm import VideoLLM
+from videollm.packed import Chunk
 from videollm.prompt import Prompt
+from videollm.slab import SlabCache
 
 LION = (Sight("lion", "left"),)
 
@@ -60,20 +63,20 @@ def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip:
         assert "Assistant: A lion appears on the left." in text and "The lion leaves." in text
 
 
-class Rehearsal(Session):
-    """A session whose model says what a training sequence says; keeps what it was fed."""
+class Rehearsal:
+    """In place of a model: says what a training sequence says, and keeps what it was fed."""
 
-    def __init__(self, model: VideoLLM, sequence: Sequence) -> None:
+    def __init__(self, sequence: Sequence) -> None:
         self.fed: list[int] = []
         self.sequence = sequence
-        super().__init__(model)
 
-    def _read(self, ids: list[int], pixels: Tensor | None = None) -> Tensor:
-        self.fed += ids
-        self.cache.seen_tokens += len(ids)
-        logits = torch.zeros(300)
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
+        (chunk,) = chunks
+        self.fed += chunk.ids
+        cache.seen[chunk.slot] += len(chunk.ids)
+        logits = torch.zeros(1, 300)
         if (target := self.sequence.targets[len(self.fed) - 1]) != IGNORED:
-            logits[target] = 100.0
+            logits[0, target] = 100.0
         return logits
 
 
@@ -94,7 +97,8 @@ def test_the_session_reads_what_was_trained(clip: ClipFeatures, monkeypatch: pyt
         rng = np.random.default_rng(seed)
         at = sorted(copy.deepcopy(rng).choice(10, size=3, replace=False))
         sequence = clip_sequence(Prompt.of(model.tokenizer, model.config), clip, 2.0, rng)
-        session = Rehearsal(model, sequence)
+        rehearsal, session = Rehearsal(sequence), Session(model)
+        monkeypatch.setattr(engine, "read", rehearsal.read)
         for index, question in zip(at, asked, strict=True):
             session.ask(question.text, index / 2)
         said = [
@@ -102,9 +106,9 @@ def test_the_session_reads_what_was_trained(clip: ClipFeatures, monkeypatch: pyt
             for index in range(10)
             for event in session.step(Frame(index / 2, np.zeros((4, 4, 3), np.uint8)))
         ]
-        assert session.fed == sequence.ids[: len(session.fed)]
+        assert rehearsal.fed == sequence.ids[: len(rehearsal.fed)]
         # Only the end of the last reply and the bracket behind it are never read.
-        assert len(sequence.ids) - len(session.fed) <= 1 + len(session.prompt.reopen)
+        assert len(sequence.ids) - len(rehearsal.fed) <= 1 + len(session.prompt.reopen)
         narrated = [event.text for event in said if event.kind == "narration"]
         assert narrated == ["A lion appears on the left.", "The lion leaves."]
         assert [e.text for e in said if e.kind == "answer"] == [question.answer for question in asked]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.cache import StreamCache
-from videollm.checkpoints import _adopt
+from videollm.checkpoints import adopt
 from videollm.configuration import DepthConfig
 
 FRAMES = 5
@@ -58,9 +58,9 @@ def test_steps_equal_one_pass(family: str, layers: str | list[int]) -> None:
 def test_all_kept_and_gate_one_is_the_unconverted_decoder(family: str) -> None:
     decoder = AutoModelForCausalLM.from_config(text_config(family)).eval()
     model = small_model(family, layers="all", ratio=1.0, gate="one")
-    _adopt(model, decoder)
+    adopt(model, decoder)
     ids, pixels = torch.tensor([interleaved_ids(model)]), pictures()
-    embeds, _ = model._embed(ids, model.encode_frames(pixels))
+    embeds, _ = model.embed(ids, model.encode_frames(pixels))
     expected = decoder(inputs_embeds=embeds).logits
     torch.testing.assert_close(model(ids, pixel_values=pixels).logits, expected, atol=1e-5, rtol=0)
     text = torch.randint(0, 300, (2, 17))
@@ -93,7 +93,7 @@ def test_skipped_tokens_pass_unchanged_and_the_frame_end_always_runs() -> None:
     model(ids, pixel_values=pictures(1))
     changed = (seen["into"] != seen["out"]).any(-1)[0]
     frame = changed[1:-1]
-    scores = layer.router(seen["into"][0, 1:-1])[0]
+    scores = layer.router.scores(seen["into"][0, 1:-1])
     best = scores[:-1].argmax()
     assert changed[0] and changed[-1], "text always runs"
     assert frame.nonzero().squeeze(1).tolist() == sorted([int(best), tokens - 1])
@@ -144,4 +144,4 @@ def test_bad_depth_settings_are_refused(field: str, value: object) -> None:
 @pytest.mark.parametrize("layers", ["every", [7], [-1]])
 def test_bad_layers_are_refused(layers: str | list[int]) -> None:
     with pytest.raises(ValueError, match="depth layers"):
-        DepthConfig(layers=layers).routed_layers(4)
+        DepthConfig(layers=layers).chosen_layers(4)

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from videollm.cli.ask import ask
+from videollm.cli.bench import bench
+from videollm.cli.convert import convert
 from videollm.cli.demo import demo
 from videollm.cli.doctor import doctor
 from videollm.cli.errors import complain, describe, explained
@@ -22,8 +24,9 @@ from videollm.cli.summarize import summarize
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-for command in (narrate, ask, summarize, doctor, demo):
+for command in (narrate, ask, summarize, doctor, convert, demo):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

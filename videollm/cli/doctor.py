@@ -119,8 +119,13 @@ def _decoders() -> Iterator[Row]:
 def _kernels() -> Iterator[Row]:
     import torch
 
-    place = "CUDA" if torch.cuda.is_available() else "the CPU"
-    yield Row(True, "kernels", f"attention and routing in plain PyTorch on {place}")
+    from kernels.dispatch import runs_triton
+
+    if torch.cuda.is_available() and runs_triton(torch.empty(1, device="cuda")):
+        yield Row(True, "kernels", "attention over streams in Triton on CUDA, routing in plain PyTorch")
+    else:
+        place = "CUDA" if torch.cuda.is_available() else "the CPU"
+        yield Row(True, "kernels", f"attention and routing in plain PyTorch on {place}")
 
 
 def _models() -> Iterator[Row]:

@@ -1,0 +1,120 @@
+"""Steps the sessions of many streams together, as one batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stream.frames import Event
+from videollm import VideoLLM
+from videollm.packed import Chunk, read
+from videollm.quantized import is_quantized
+from videollm.slab import SlabCache
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a session wants its stream to read next: token ids, and the frames (uint8 [frames, 3, size, size])
+    that lie between them."""
+
+    ids: list[int]
+    pixels: Tensor | None = None
+
+
+Script = Generator[Read, Tensor, list[Event]]
+"""What a session does with one input: it asks for reads, is given the logits [vocabulary] after each, and
+ends with what was said."""
+
+
+class Engine:
+    """One model and the caches of up to `slots` streams.
+
+    A step reads one chunk of every stream that wants one: a frame of some, a question of others, the next
+    word of a reply of others again. Slots are taken and left without touching the others, and nothing that a
+    stream says depends on its neighbours.
+    """
+
+    def __init__(self, model: VideoLLM, slots: int = 1) -> None:
+        if slots < 1:
+            raise ValueError(f"an engine needs at least 1 slot, got {slots}")
+        config = model.config
+        weight = model.model.norm.weight
+        self.model = model
+        self.context: int = config.context_tokens or config.text_config.max_position_embeddings
+        self.cache = SlabCache(config.text_config, slots, self.context, weight.dtype, weight.device)
+        self._free = list(reversed(range(slots)))
+        self._waiting: dict[int, deque[Script]] = {}
+        self._running: dict[int, tuple[Script, Read]] = {}
+
+    def join(self) -> int:
+        """Take a slot for a new stream. RuntimeError where all are taken."""
+        if not self._free:
+            raise RuntimeError(f"all {self.cache.slots} slots of the engine are taken")
+        slot = self._free.pop()
+        self._waiting[slot] = deque()
+        return slot
+
+    def leave(self, slot: int) -> None:
+        """Forget a stream and give its slot back."""
+        self.reset(slot)
+        del self._waiting[slot]
+        self._free.append(slot)
+
+    def reset(self, slot: int) -> None:
+        """Forget a stream, and what it was about to do."""
+        self.cache.reset(slot)
+        self._waiting[slot].clear()
+        self._running.pop(slot, None)
+
+    def submit(self, slot: int, script: Script) -> None:
+        """Let a stream do this once it has done what was submitted before."""
+        self._waiting[slot].append(script)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any stream has something to do."""
+        return bool(self._running) or any(self._waiting.values())
+
+    def step(self) -> dict[int, list[Event]]:
+        """Read one chunk of every stream that has something to do; what those said that are done with one of
+        their inputs, by slot."""
+        done: dict[int, list[Event]] = {}
+        for slot, waiting in self._waiting.items():
+            while waiting and slot not in self._running and slot not in done:
+                self._advance(slot, waiting.popleft(), None, done)
+        running = list(self._running.items())
+        if running:
+            chunks = [Chunk(slot, wanted.ids, wanted.pixels) for slot, (_, wanted) in running]
+            batches = [[chunk] for chunk in chunks] if is_quantized(self.model) else [chunks]
+            logits = torch.cat([read(self.model, batch, self.cache) for batch in batches])
+            for (slot, (script, _)), row in zip(running, logits, strict=True):  # [vocabulary]
+                del self._running[slot]
+                self._advance(slot, script, row, done)
+        return done
+
+    def run(self, slot: int, script: Script) -> list[Event]:
+        """Let one stream do this now, while no other has anything to do; what it said by the end."""
+        if self.busy:
+            raise RuntimeError("other streams are stepping: submit to the engine and step it")
+        self.submit(slot, script)
+        try:
+            while slot not in (done := self.step()):
+                pass
+        finally:
+            self._running.pop(slot, None)  # there still where reading failed
+        return done[slot]
+
+    def _advance(
+        self, slot: int, script: Script, logits: Tensor | None, done: dict[int, list[Event]]
+    ) -> None:
+        """Up to a script's next read, or to its end."""
+        try:
+            wanted = next(script) if logits is None else script.send(logits)
+        except StopIteration as end:
+            done[slot] = end.value
+        else:
+            self._running[slot] = script, wanted

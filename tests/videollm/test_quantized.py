@@ -1,0 +1,38 @@
+"""Int8 on the CPU: smaller, nearly the same, and streams still don't depend on each other."""
+
+from __future__ import annotations
+
+import torch
+from conftest import small_model
+
+from stream.engine import Engine, Read, Script
+from videollm.packed import Chunk, read
+from videollm.quantized import is_quantized, quantize_linears
+from videollm.routers import ScoringRouter
+
+
+@torch.inference_mode()
+def test_logits_stay_close_and_routers_stay_exact() -> None:
+    exact, model = small_model(), quantize_linears(small_model())
+    assert is_quantized(model) and not is_quantized(exact)
+    assert all(type(m.score) is torch.nn.Linear for m in model.modules() if isinstance(m, ScoringRouter))
+    ids = torch.randint(0, 300, (1, 30))
+    expected, got = exact(ids).logits, model(ids).logits
+    assert (got - expected).abs().mean() < 0.05 * expected.abs().mean()
+    assert not torch.equal(got, expected)
+
+
+def test_neighbours_change_nothing() -> None:
+    model = quantize_linears(small_model())
+    alone, shared = Engine(model, slots=1), Engine(model, slots=2)
+    wanted = read(model, [Chunk(0, [5, 6, 7])], alone.cache)[0]
+    got: list[torch.Tensor] = []
+
+    def script(ids: list[int]) -> Script:
+        got.append((yield Read(ids)))
+        return []
+
+    for ids in ([5, 6, 7], [200] * 9):
+        shared.submit(shared.join(), script(ids))
+    shared.step()
+    assert torch.equal(got[0], wanted)

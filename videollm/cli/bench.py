@@ -1,0 +1,97 @@
+"""`videollm bench`: how fast it is on this machine, beside named baselines of the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from videollm.cli.loading import pick_device, refuse_namesake
+
+bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, beside named baselines.")
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Json = Annotated[Path | None, typer.Option("--json", help="write the figures there, too")]
+
+
+@bench.command()
+def kernels(device: Device = "auto", json_file: Json = None) -> None:
+    """Every kernel beside its reference, its compiled reference, libraries, and a plain copy.
+
+    \b
+    Examples:
+    videollm bench kernels --device cuda --json benchmarks/kernels.json
+    """
+    refuse_namesake()
+    from kernels.bench import measure
+
+    with Console(stderr=True).status("measuring"):
+        rows = measure(pick_device(device))
+    table = Table("operation", "size", "way", "median ms", "10 % to 90 %", "of the copy bandwidth")
+    for row in rows:
+        share = "" if row.floor_ms is None else f"{row.floor_ms / row.median_ms:.0%}"
+        spread = f"{row.low_ms:.3f} to {row.high_ms:.3f}"
+        table.add_row(row.operation, row.size, row.way, f"{row.median_ms:.3f}", spread, share)
+    _show(table, {"rows": [asdict(row) for row in rows]}, json_file)
+
+
+@bench.command()
+def frame(
+    model: Annotated[str, typer.Option(help="pocket, a folder or a hub id")] = "pocket",
+    json_file: Json = None,
+) -> None:
+    """A frame's step on the CPU beside the least that this machine could take, in float32 and int8, with
+    mixture-of-depths and without.
+
+    \b
+    Examples:
+    videollm bench frame --json benchmarks/frame.json
+    """
+    refuse_namesake()
+    with Console(stderr=True).status("measuring"):
+        from stream.measure import measure
+        from videollm import VideoLLM
+
+        here, rows = measure(lambda: VideoLLM.from_pretrained(model))
+    table = Table(
+        "way", "frame ms", "10 % to 90 %", "word ms", "GFLOP", "weights MiB", "floor ms", "of the floor"
+    )
+    for row in rows:
+        figures = (
+            f"{row.frame_ms:.1f}",
+            f"{row.low_ms:.1f} to {row.high_ms:.1f}",
+            f"{row.word_ms:.1f}",
+            f"{row.gflop:.2f}",
+            f"{row.weight_mib:.0f}",
+            f"{row.floor_ms:.1f}",
+            f"{row.floor_ratio:.1f}x",
+        )
+        table.add_row(row.way, *figures)
+    table.caption = f"{here.gflops:.0f} GFLOP/s in float32, {here.copy_gbps:.1f} GB/s copied"
+    results = [asdict(row) | {"floor_ratio": row.floor_ratio} for row in rows]
+    _show(table, {"model": model, "floor": asdict(here), "rows": results}, json_file)
+
+
+def _show(table: Table, results: dict[str, Any], json_file: Path | None) -> None:
+    import torch
+
+    circumstances = {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    console = Console()
+    table.columns[0].no_wrap = True
+    console.print(", ".join(f"{name} {value}" for name, value in circumstances.items()))
+    console.print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"machine": circumstances} | results, indent=1) + "\n")

@@ -1,0 +1,192 @@
+"""A language model of `transformers` as a mixture-of-depths one: what `videollm convert` makes, and the half
+of VideoLLM that reads text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+from videollm.cache import StreamCache
+from videollm.configuration import DepthConfig, as_config
+from videollm.depth import MixtureOfDepthsLayer, convert
+from videollm.packed import ATTENTION
+from videollm.routers import ScoringRouter
+
+
+class DepthLMConfig(PreTrainedConfig):
+    """A decoder and its depth routing, of every token by default."""
+
+    model_type = "depth_lm"
+    sub_configs = {  # noqa: RUF012 - read by transformers as a class attribute
+        "text_config": AutoConfig,
+        "depth_config": DepthConfig,
+    }
+
+    def __init__(
+        self,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        depth_config: DepthConfig | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = as_config(text_config, "llama")
+        self.depth_config = (
+            DepthConfig(**depth_config)
+            if isinstance(depth_config, dict)
+            else depth_config or DepthConfig(router="threshold", routes="all")
+        )
+        kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    def get_text_config(self, decoder: Any = None, encoder: Any = None) -> PreTrainedConfig:
+        return self.text_config
+
+
+class DepthLM(PreTrainedModel, GenerationMixin):
+    """Text in, next-token logits out; the decoder lies under `model` and `lm_head`."""
+
+    config_class = DepthLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["MixtureOfDepthsLayer", "LlamaDecoderLayer"]  # noqa: RUF012
+    supports_gradient_checkpointing = True
+    config: Any  # DepthLMConfig, or another with `text_config` and `depth_config`
+    model: Any  # whichever decoder of transformers; their classes share no type that has `layers`
+    lm_head: nn.Linear
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.add_decoder()
+        self.post_init()
+
+    def add_decoder(self) -> None:
+        """Build the decoder of the configuration, converted, and its head."""
+        text = self.config.text_config
+        decoder = AutoModel.from_config(text)
+        if text._attn_implementation == "sdpa":
+            decoder.set_attn_implementation(ATTENTION)  # the same, and what streams need
+        self.model = convert(decoder, self.config.depth_config)
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        frame_index: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        """Next-token logits [batch, sequence, vocabulary] for `input_ids` [batch, sequence] or embeddings.
+
+        `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Batches are
+        padded on the right and need no mask, so that `attention_mask` may be left out and must be all ones.
+        `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
+        (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
+        [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
+        learned positions are such a mask, they come flat, [wanted, vocabulary]: a vocabulary is wide and
+        most positions of a stream are frames. What routers add to the loss of training is `aux_loss`, and in
+        `loss` already.
+        """
+        if attention_mask is not None and not attention_mask.all():
+            raise ValueError("pad batches on the right, without an attention mask")
+        if inputs_embeds is None:
+            inputs_embeds = self.model.embed_tokens(input_ids)  # [batch, sequence, dim]
+        if past_key_values is None and use_cache:
+            past_key_values = StreamCache(self.config.text_config)
+        seen = past_key_values.seen_tokens if isinstance(past_key_values, StreamCache) else 0
+        sequence = inputs_embeds.shape[1]
+        router_losses: list[Tensor] = []
+        hidden = self.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=self._dense_mask(inputs_embeds, past_key_values),
+            position_ids=torch.arange(seen, seen + sequence, device=inputs_embeds.device)[None],
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
+            frame_index=frame_index,
+            router_losses=router_losses,
+        ).last_hidden_state  # [batch, sequence, dim]
+        if isinstance(past_key_values, StreamCache):
+            past_key_values.seen_tokens += sequence
+
+        router_loss = torch.stack(router_losses).sum() if router_losses else None
+        if labels is not None:
+            learned = labels[:, 1:] != -100
+            logits = self.lm_head(hidden[:, :-1][learned])  # [learned, vocabulary]
+            loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
+            if router_loss is not None:
+                loss = loss + router_loss
+        else:
+            wanted = (
+                hidden[logits_to_keep] if isinstance(logits_to_keep, Tensor) else hidden[:, -logits_to_keep:]
+            )
+            loss, logits = None, self.lm_head(wanted)
+        return MoeCausalLMOutputWithPast(
+            loss=loss, aux_loss=router_loss, logits=logits, past_key_values=past_key_values
+        )
+
+    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Any:
+        """The mask of the layers that don't route. The stock decoder sizes one by layer 0, which is wrong
+        only where that layer routes and others don't; then it has to be made here."""
+        dense = [
+            index
+            for index, layer in enumerate(self.model.layers)
+            if not isinstance(layer, MixtureOfDepthsLayer)
+        ]
+        if not dense or dense[0] == 0:
+            return None
+        return create_causal_mask(
+            config=self.config.text_config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=None,
+            past_key_values=cache,
+            layer_idx=dense[0],
+            allow_is_causal_skip=False,
+        )
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """`generate` starts with the whole prompt and its frames, and goes on token by token."""
+        if not isinstance(past_key_values, StreamCache) or past_key_values.seen_tokens == 0:
+            past_key_values = StreamCache(self.config.text_config)
+            frames: dict[str, Any] = {
+                name: kwargs[name] for name in ("pixel_values", "frame_embeds") if name in kwargs
+            }
+        else:
+            input_ids, frames = input_ids[:, past_key_values.seen_tokens :], {}
+        return {"input_ids": input_ids, "past_key_values": past_key_values, "logits_to_keep": 1, **frames}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ScoringRouter):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+
+AutoConfig.register("depth_lm", DepthLMConfig)
+AutoModel.register(DepthLMConfig, DepthLM)
+AutoModelForCausalLM.register(DepthLMConfig, DepthLM)

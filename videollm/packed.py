@@ -1,0 +1,120 @@
+"""A step of many streams at once: what each reads goes through the vision tower and the decoder as one batch.
+
+The decoder's layers are run as they are. Their attention goes through the attention interface of
+`transformers` to `kernels.attend`, over each stream's own cache, so that streams of any length, frames of
+some and replies of others share a step, and nothing is padded.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from kernels.attend import attend
+from videollm.slab import Packing, SlabCache
+
+if TYPE_CHECKING:
+    from videollm.modeling import VideoLLM
+
+ATTENTION = "videollm"
+
+
+class Chunk(NamedTuple):
+    """What one stream reads in a step: token ids, with frames (uint8 [frames, 3, size, size]) in the places
+    of `config.frame_token_id`."""
+
+    slot: int
+    ids: list[int]
+    pixels: Tensor | None = None
+
+
+@torch.inference_mode()
+def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
+    """Next-token logits, float32 [chunks, vocabulary], after the last token of each chunk.
+
+    Raises ValueError for chunks that don't fit into the cache, for two of one slot, and for a model whose
+    layers were given another attention than `ATTENTION`.
+    """
+    _check(model, chunks, cache)
+    device = cache.lengths.device
+    counts = [0] * cache.slots
+    for chunk in chunks:
+        counts[chunk.slot] = len(chunk.ids)
+    by_slot = sorted(chunks, key=lambda chunk: chunk.slot)
+    ids = torch.tensor([[token for chunk in by_slot for token in chunk.ids]], device=device)  # [1, total]
+    pixels = [chunk.pixels for chunk in by_slot if chunk.pixels is not None]
+    frames = model.encode_frames(torch.cat(pixels).to(device)) if pixels else None
+    hidden, frame_index = model.embed(ids, frames)  # [1, total, dim]
+    positions = torch.cat(
+        [torch.arange(cache.seen[c.slot], cache.seen[c.slot] + len(c.ids), device=device) for c in by_slot]
+    )[None]
+    packing = Packing.of(cache, counts)
+    rotary = model.model.rotary_emb(hidden, positions)
+    for layer in model.model.layers:
+        hidden = layer(
+            hidden,
+            attention_mask=None,
+            position_ids=positions,
+            position_embeddings=rotary,
+            frame_index=frame_index,
+            packing=packing,
+        )
+    for chunk in chunks:
+        cache.seen[chunk.slot] += len(chunk.ids)
+    ends = {slot: end - 1 for slot, end in enumerate(accumulate(counts))}
+    last = hidden[0, [ends[chunk.slot] for chunk in chunks]]  # [chunks, dim]
+    return model.lm_head(model.model.norm(last)).float()
+
+
+def _check(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> None:
+    if len({chunk.slot for chunk in chunks}) < len(chunks):
+        raise ValueError("a stream can read one chunk a step, not two")
+    for chunk in chunks:
+        if not chunk.ids or cache.seen[chunk.slot] + len(chunk.ids) > cache.capacity:
+            raise ValueError(
+                f"{len(chunk.ids)} tokens behind {cache.seen[chunk.slot]} don't fit into a cache of "
+                f"{cache.capacity}"
+            )
+    if model.config.text_config._attn_implementation != ATTENTION:
+        raise ValueError(f'streams need attn_implementation="{ATTENTION}", the default')
+    depth = model.config.depth_config
+    if depth.routes == "all" and depth.router not in ("full", "threshold"):
+        raise ValueError(f"a stream can't be routed by {depth.router} over all tokens: its future is unknown")
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of packed tokens, [1, heads, total, head_dim], over their streams' caches, to which it adds
+    them; without a packing what `transformers` calls "sdpa"."""
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    layer, cache = int(module.layer_idx), packing.cache  # type: ignore[arg-type]
+    cache.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), packing)
+    out = attend(
+        query[0].transpose(0, 1),  # [total, heads, head_dim]
+        cache.keys[layer],
+        cache.values[layer],
+        cache.lengths[layer],
+        packing.starts,
+        packing.longest,
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+    )
+    return out[None], None
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,79 @@
+"""The key-value cache of many streams, and whose the tokens of a step are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+
+class SlabCache:
+    """Keys and values of `slots` streams: in each decoder layer a slab [slots, kv_heads, capacity, head_dim]
+    and how much of each row is filled. Nothing is reallocated while streams come and go.
+
+    A mixture-of-depths layer stores only the tokens that ran in it, so that layers are filled unequally;
+    `seen` counts what each stream has read, and gives its next token its position.
+    """
+
+    def __init__(
+        self, config: PreTrainedConfig, slots: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = slots, config.num_key_value_heads, capacity, head_dim
+        layers = range(config.num_hidden_layers)
+        self.capacity = capacity
+        # Not filled with zeros: what a stream hasn't reached costs no memory on the CPU.
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
+        self.lengths = torch.zeros(len(layers), slots, dtype=torch.int32, device=device)
+        self.seen = [0] * slots
+
+    @property
+    def slots(self) -> int:
+        return len(self.seen)
+
+    def append(self, layer: int, key: Tensor, value: Tensor, packing: Packing) -> None:
+        """Store new tokens, key and value [total, kv_heads, head_dim], behind those that their slots hold."""
+        total = torch.arange(key.shape[0], device=key.device)
+        places = self.lengths[layer][packing.slots] + total - packing.starts[packing.slots]
+        self.keys[layer][packing.slots, :, places] = key
+        self.values[layer][packing.slots, :, places] = value
+        self.lengths[layer] += packing.starts.diff()
+
+    def reset(self, slot: int) -> None:
+        """Forget a stream."""
+        self.lengths[:, slot] = 0
+        self.seen[slot] = 0
+
+    def nbytes(self, slot: int) -> int:
+        """Bytes that a stream's keys and values fill now."""
+        token = 2 * self.keys[0][0, :, 0].nbytes
+        return token * int(self.lengths[:, slot].sum())
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Tokens of many streams in one sequence without padding: those of a slot together, slots in order."""
+
+    cache: SlabCache
+    slots: Tensor  # int64 [total], each token's
+    starts: Tensor  # int32 [slots + 1], where each slot's tokens begin; a slot may have none
+    longest: int  # the most tokens that a slot has, or more
+
+    @classmethod
+    def of(cls, cache: SlabCache, counts: list[int]) -> Self:
+        """So many tokens of each slot."""
+        device = cache.lengths.device
+        sizes = torch.tensor(counts, device=device)
+        starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).int()
+        return cls(
+            cache, torch.arange(len(counts), device=device).repeat_interleave(sizes), starts, max(counts)
+        )
+
+    def select(self, index: Tensor) -> Packing:
+        """The tokens at `index` [kept] alone, ascending."""
+        starts = torch.searchsorted(index, self.starts.long()).int()
+        return Packing(self.cache, self.slots[index], starts, min(self.longest, len(index)))
