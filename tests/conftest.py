@@ -21,8 +21,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from stream import engine
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import DepthConfig
+from videollm.packed import Chunk, read
+from videollm.slab import SlabCache
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -81,6 +84,33 @@ def small_model(family: str = "llama", seed: int = 0, **depth: object) -> VideoL
     model = VideoLLM(config).eval()
     model.tokenizer = byte_tokenizer()
     return model
+
+
+class Recorder:
+    """Keeps what a session reads and what comes out, position by position."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ids: list[int] = []
+        self.pixels: list[torch.Tensor] = []
+        self.last: dict[int, torch.Tensor] = {}
+        monkeypatch.setattr(engine, "read", self.read)
+
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> torch.Tensor:
+        (chunk,) = chunks
+        logits = read(model, chunks, cache)
+        self.ids += chunk.ids
+        if chunk.pixels is not None:
+            self.pixels.append(chunk.pixels)
+        self.last[len(self.ids) - 1] = logits[0]
+        return logits
+
+    def forget(self, positions: int) -> None:
+        """Drop the first positions, and the frames in them."""
+        width, marker = 10, 300
+        dropped = self.ids[:positions].count(marker) // width
+        self.pixels = [torch.cat(self.pixels)[dropped:]]
+        self.ids = self.ids[positions:]
+        self.last = {at - positions: logits for at, logits in self.last.items() if at >= positions}
 
 
 @pytest.fixture

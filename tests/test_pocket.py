@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import skimage.data
+from conftest import Recorder
 
 from stream.frames import Event, Frame
 from stream.session import Session
@@ -85,31 +86,20 @@ def test_black_is_silent(pocket: VideoLLM) -> None:
     assert [event for index in range(20) for event in session.step(Frame(index / 2, black))] == []
 
 
-def test_streaming_equals_one_pass_with_real_weights(pocket: VideoLLM) -> None:
+def test_streaming_equals_one_pass_with_real_weights(
+    pocket: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    session = Session(pocket, threshold=1.0)
-    read: list[int] = []
-    pixels: list[torch.Tensor] = []
-    steps: dict[int, torch.Tensor] = {}
-
-    def note(_: object, args: tuple, kwargs: dict, out: object) -> None:
-        read.extend(args[0][0].tolist())
-        if kwargs.get("pixel_values") is not None:
-            pixels.append(kwargs["pixel_values"])
-        steps[len(read) - 1] = out.logits[0, -1]
-
-    hook = pocket.register_forward_hook(note, with_kwargs=True)
-    try:
-        rng = np.random.default_rng(0)
-        for index in range(4):
-            session.step(Frame(index / 2, rng.integers(0, 256, (100, 160, 3), dtype=np.uint8)))
-    finally:
-        hook.remove()
+    session, recorder = Session(pocket, threshold=1.0), Recorder(monkeypatch)
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        session.step(Frame(index / 2, rng.integers(0, 256, (100, 160, 3), dtype=np.uint8)))
+    ids, pixels = torch.tensor([recorder.ids]), torch.cat(recorder.pixels)
     with torch.inference_mode():
-        whole = pocket(torch.tensor([read]), pixel_values=torch.cat(pixels)).logits[0].log_softmax(-1)
-    stepped = torch.stack(list(steps.values())).log_softmax(-1)
-    torch.testing.assert_close(stepped, whole[list(steps)], atol=1e-4, rtol=1e-4)
+        whole = pocket(ids, pixel_values=pixels).logits[0].log_softmax(-1)
+    stepped = torch.stack(list(recorder.last.values())).log_softmax(-1)
+    torch.testing.assert_close(stepped, whole[list(recorder.last)], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

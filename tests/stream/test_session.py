@@ -5,41 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import small_model
+from conftest import Recorder, small_model
 
-from stream import engine
 from stream.frames import Frame
 from stream.session import Session
 from videollm import VideoLLM
-from videollm.packed import Chunk, read
-from videollm.slab import SlabCache
-
-
-class Recorder:
-    """Keeps what a session reads and what comes out, position by position."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ids: list[int] = []
-        self.pixels: list[torch.Tensor] = []
-        self.last: dict[int, torch.Tensor] = {}
-        monkeypatch.setattr(engine, "read", self.read)
-
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> torch.Tensor:
-        (chunk,) = chunks
-        logits = read(model, chunks, cache)
-        self.ids += chunk.ids
-        if chunk.pixels is not None:
-            self.pixels.append(chunk.pixels)
-        self.last[len(self.ids) - 1] = logits[0]
-        return logits
-
-    def forget(self, positions: int) -> None:
-        """Drop the first positions, and the frames in them."""
-        width, marker = 10, 300
-        dropped = self.ids[:positions].count(marker) // width
-        self.pixels = [torch.cat(self.pixels)[dropped:]]
-        self.ids = self.ids[positions:]
-        self.last = {at - positions: logits for at, logits in self.last.items() if at >= positions}
 
 
 def frames(count: int, seed: int = 0, fps: float = 2.0) -> list[Frame]:
