@@ -60,7 +60,7 @@ class Router(nn.Module):
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
         """Route frames, `hidden` [frames, tokens, dim], whose first tokens stand at `positions` [frames]."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say which tokens run")
 
 
 class ScoringRouter(Router):
