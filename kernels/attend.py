@@ -96,17 +96,19 @@ def _reference(
         first, last = bounds[session], bounds[session + 1]
         if first == last:
             continue
+        # Heads that share a key head become rows of one: PyTorch's own way with grouped queries is to repeat
+        # the keys, and on the CPU to leave its fast kernel.
+        grouped = query[first:last].unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0, 3)
         visible = torch.arange(length - (last - first) + 1, length + 1, device=query.device)  # [n]
         mask = torch.arange(length, device=query.device) < visible[:, None]  # [n, length]
         attended = F.scaled_dot_product_attention(
-            query[first:last].transpose(0, 1),  # [heads, n, head_dim]
-            keys[session, :, :length],
-            values[session, :, :length],
-            attn_mask=mask,
+            grouped.flatten(1, 2)[None],  # [1, kv_heads, group * n, head_dim]
+            keys[session : session + 1, :, :length],
+            values[session : session + 1, :, :length],
+            attn_mask=mask.repeat(grouped.shape[1], 1) if last - first > 1 else None,
             scale=scale,
-            enable_gqa=True,
         )
-        out[first:last] = attended.transpose(0, 1)
+        out[first:last] = attended[0].unflatten(1, grouped.shape[1:3]).permute(2, 0, 1, 3).flatten(1, 2)
     return out
 
 

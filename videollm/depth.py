@@ -49,31 +49,51 @@ class MixtureOfDepthsLayer(nn.Module):
         batch, sequence, dim = hidden_states.shape
         if self.router.depth.routes == "all":
             frame_index = torch.arange(batch * sequence, device=hidden_states.device).view(batch, sequence)
-        kept = torch.ones(batch * sequence, dtype=torch.bool, device=hidden_states.device)
-        gates = hidden_states.new_ones(batch * sequence)
-        passing = hidden_states
-        if frame_index is not None:
-            assert position_ids is not None
-            positions = position_ids.expand(batch, -1).flatten()[frame_index[:, 0]]  # [frames]
-            routing = self.router(hidden_states.flatten(0, 1)[frame_index], positions)
-            kept[frame_index] = routing.kept
-            if routing.gates is not None:
-                gates = gates.index_put((frame_index,), routing.gates.to(gates.dtype))
-            if routing.skipped_gates is not None:
-                scales = torch.where(routing.kept, 1.0, routing.skipped_gates).to(gates.dtype)
-                scales = gates.new_ones(batch * sequence).index_put((frame_index,), scales)
-                passing = hidden_states * scales.view(batch, sequence, 1)
-            if routing.loss is not None and router_losses is not None:
-                router_losses.append(routing.loss)
-        kept, gates = kept.view(batch, sequence), gates.view(batch, sequence)
+        if frame_index is None:  # text alone: all of it runs
+            return self._run(hidden_states, position_embeddings, past_key_values, packing, **kwargs)
 
-        index, valid = _kept_first(kept)  # [batch, running]
-        if past_key_values is not None and not valid.all():
+        assert position_ids is not None
+        positions = position_ids.expand(batch, -1).flatten()[frame_index[:, 0]]  # [frames]
+        routing = self.router(hidden_states.flatten(0, 1)[frame_index], positions)
+        ones = hidden_states.new_ones(batch * sequence)
+        kept = ones.bool().index_put((frame_index,), routing.kept).view(batch, sequence)
+        passing = hidden_states
+        if routing.skipped_gates is not None:
+            scales = torch.where(routing.kept, 1.0, routing.skipped_gates).to(ones.dtype)
+            passing = hidden_states * ones.index_put((frame_index,), scales).view(batch, sequence, 1)
+        if routing.loss is not None and router_losses is not None:
+            router_losses.append(routing.loss)
+
+        rows, valid = _kept_first(kept)  # [batch * running], of the flattened batch
+        if past_key_values is not None and valid is not None:
             raise ValueError("streams that share a cache must hold the same number of frames in a step")
-        if index.shape[1] == 0:
+        if len(rows) == 0:
             return passing
-        rows = index[..., None].expand(-1, -1, dim)
-        running = hidden_states.gather(1, rows)  # [batch, running, dim]
+        running = hidden_states.flatten(0, 1)[rows].view(batch, -1, dim)
+        ran = self._run(
+            running,
+            _select_rotary(position_embeddings, rows, batch),
+            past_key_values,
+            None if packing is None else packing.select(rows),
+            **kwargs,
+        )
+        if routing.gates is not None:
+            gates = ones.index_put((frame_index,), routing.gates.to(ones.dtype))[rows].view(batch, -1, 1)
+            ran = torch.lerp(running, ran, gates)
+        if valid is not None:  # a row filled up with skipped tokens passes those on
+            ran = torch.where(valid[..., None], ran, passing.flatten(0, 1)[rows].view_as(ran))
+        return passing.flatten(0, 1).index_copy(0, rows, ran.flatten(0, 1)).view_as(passing)
+
+    def _run(
+        self,
+        running: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None,
+        past_key_values: Cache | None,
+        packing: Packing | None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Tokens [batch, running, dim] through the block."""
+        mask = None
         if packing is None:
             mask = create_causal_mask(
                 config=self.config,
@@ -82,21 +102,15 @@ class MixtureOfDepthsLayer(nn.Module):
                 past_key_values=past_key_values,
                 layer_idx=self.layer_idx,
             )
-        else:
-            mask, packing = None, packing.select(index[0])
-        out = self.block(
+        return self.block(
             running,
             attention_mask=mask,
-            position_embeddings=_gather_rotary(position_embeddings, index),
+            position_embeddings=position_embeddings,
             past_key_values=past_key_values,
             position_ids=None,
             packing=packing,
             **kwargs,
         )
-        weight = gates.gather(1, index)[..., None]
-        # A row filled up with skipped tokens must pass those on as they are.
-        ran = torch.where(valid[..., None], running + weight * (out - running), passing.gather(1, rows))
-        return passing.scatter(1, rows, ran)
 
 
 def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
@@ -120,20 +134,26 @@ def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
     return decoder
 
 
-def _kept_first(kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the kept tokens of each row in their order, [batch, most kept], and which of them are kept:
-    a row that keeps fewer than another is filled up with skipped tokens, after its own."""
-    running = int(kept.sum(1).max())
-    index = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :running]
-    return index, kept.gather(1, index)
+def _kept_first(kept: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Which rows of the flattened batch run, [batch * most kept], each row's kept tokens in their order; and
+    which of them are kept, [batch, most kept], where some aren't: a row that keeps fewer than another is
+    filled up with skipped tokens, after its own."""
+    batch, sequence = kept.shape
+    if batch == 1:
+        return kept[0].nonzero()[:, 0], None
+    counts = kept.sum(1)
+    index = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]
+    rows = index + sequence * torch.arange(batch, device=kept.device)[:, None]
+    return rows.flatten(), None if counts.min() == counts.max() else kept.gather(1, index)
 
 
-def _gather_rotary(embeddings: tuple[Tensor, Tensor] | None, index: Tensor) -> tuple[Tensor, Tensor] | None:
+def _select_rotary(
+    embeddings: tuple[Tensor, Tensor] | None, rows: Tensor, batch: int
+) -> tuple[Tensor, Tensor] | None:
     """Each kept token keeps its own position: rows of (cos, sin), both [1 or batch, sequence, head_dim]."""
     if embeddings is None:
         return None
     cos, sin = (
-        part.expand(index.shape[0], -1, -1).gather(1, index[..., None].expand(-1, -1, part.shape[-1]))
-        for part in embeddings
+        part.expand(batch, -1, -1).flatten(0, 1)[rows].view(batch, -1, part.shape[-1]) for part in embeddings
     )
     return cos, sin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -37,11 +38,10 @@ class SlabCache:
 
     def append(self, layer: int, key: Tensor, value: Tensor, packing: Packing) -> None:
         """Store new tokens, key and value [total, kv_heads, head_dim], behind those that their slots hold."""
-        total = torch.arange(key.shape[0], device=key.device)
-        places = self.lengths[layer][packing.slots] + total - packing.starts[packing.slots]
+        places = self.lengths[layer][packing.slots] + packing.offsets
         self.keys[layer][packing.slots, :, places] = key
         self.values[layer][packing.slots, :, places] = value
-        self.lengths[layer] += packing.starts.diff()
+        self.lengths[layer] += packing.counts
 
     def reset(self, slot: int) -> None:
         """Forget a stream."""
@@ -72,6 +72,16 @@ class Packing:
         return cls(
             cache, torch.arange(len(counts), device=device).repeat_interleave(sizes), starts, max(counts)
         )
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """How many tokens of its slot come before each, int64 [total]."""
+        return torch.arange(len(self.slots), device=self.slots.device) - self.starts[self.slots]
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How many tokens each slot has, int32 [slots]."""
+        return self.starts.diff()
 
     def select(self, index: Tensor) -> Packing:
         """The tokens at `index` [kept] alone, ascending."""
