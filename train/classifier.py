@@ -1,8 +1,9 @@
-"""The second group of the connector's classifier: names that ImageNet doesn't know, learned from features.
+"""The second group of the connector's classifier: the vocabulary's names, learned from features.
 
-A multinomial regression on frozen features, over the vocabulary's names and "nothing of these". Things that
-the ImageNet group already knows well count as "nothing of these" here: they are what teaches this group to
-be silent about pictures that are none of its business.
+A multinomial regression on frozen features, over the vocabulary's names and "nothing of these". Photographs
+of things that the ImageNet group names well by itself count as "nothing of these" here: they are what
+teaches this group to be silent about pictures that are none of its business. In scenes, where ImageNet names
+them badly, they have their names.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ def known_to_imagenet(
 
 
 def fit(
-    photographs: list[PhotographFeatures], clips: list[ClipFeatures], names: list[str], seed: int
+    photographs: list[PhotographFeatures],
+    clips: list[ClipFeatures],
+    names: list[str],
+    known: set[str],
+    seed: int,
 ) -> nn.Linear:
-    """Linear(dim, names and nothing) by cross-entropy; rare names weigh more, by the root of how rare."""
+    """Linear(dim, names and nothing) by cross-entropy; rare names weigh more, by the root of how rare.
+
+    Photographs of what is `known` are nothing of these.
+    """
     torch.manual_seed(seed)
-    features, labels, weights = _examples(photographs, clips, names)
+    features, labels, weights = _examples(photographs, clips, names, known)
     layer = nn.Linear(features.shape[1], len(names) + 1)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=2e-3, weight_decay=0.02)
     counts = torch.bincount(labels, minlength=len(names) + 1).clamp(min=1).float()
@@ -67,7 +75,9 @@ def fit(
     return layer
 
 
-def _examples(photographs: list[PhotographFeatures], clips: list[ClipFeatures], names: list[str]) -> Examples:
+def _examples(
+    photographs: list[PhotographFeatures], clips: list[ClipFeatures], names: list[str], known: set[str]
+) -> Examples:
     """Rows from whole photographs, from places of composed frames, and from frames that show nothing."""
     index, nothing = {name: position for position, name in enumerate(names)}, len(names)
     rows: list[np.ndarray] = []
@@ -81,7 +91,7 @@ def _examples(photographs: list[PhotographFeatures], clips: list[ClipFeatures], 
 
     for photograph in photographs:
         for crop in photograph.features:  # [tokens, dim]
-            label = index.get(photograph.name, nothing)
+            label = nothing if photograph.name in known else index[photograph.name]
             add(crop[0], label, 1.0)
             add(crop[CENTRE], label, 0.3)
     for clip in clips:
@@ -92,7 +102,7 @@ def _examples(photographs: list[PhotographFeatures], clips: list[ClipFeatures], 
                 add(features[0], nothing, 1.0)
                 add(features[CENTRE], nothing, 0.3)
             elif len(sights) == 1:
-                add(features[0], index.get(sights[0].name, nothing), 1.0)
+                add(features[0], index[sights[0].name], 1.0)
             for sight in sights:
-                add(features[MIDDLE_ROW[sight.place]], index.get(sight.name, nothing), 0.5)
+                add(features[MIDDLE_ROW[sight.place]], index[sight.name], 0.5)
     return Examples(torch.from_numpy(np.stack(rows)), torch.tensor(labels), torch.tensor(weights))

@@ -2,9 +2,10 @@
 
 Stages, each kept under `--work` so that a run that was stopped goes on where it was:
   features    of photographs and composed clips, by the frozen vision tower, once
-  classifier  the names that ImageNet lacks, by regression on the features of one part of the media
+  classifier  the vocabulary's names, by regression on the features of one part of the media
   naming      connector, routers and adapter on slide shows: a new thing is named, the same thing is not again
-  clips       the same on composed clips, with silence, leaving things, and questions
+  clips       the same on composed clips, with silence, leaving things, and questions, and on glimpses: single
+              frames of so many scenes that they can't be learned by heart
   classifier  again, on all media
   export      a PEFT adapter with connector and routers, half precision, and the configuration
 """
@@ -47,6 +48,12 @@ WARM_UP = 20
 SAVE_EVERY = 25
 SHOWS_A_STEP = 9
 SHOWS_AMONG_CLIPS = 0.12
+GLIMPSES_AMONG_CLIPS = 0.33
+GLIMPSES_A_STEP = 56
+GLIMPSES_A_SEQUENCE = 8
+GLIMPSE_STAYS_SHARE = 0.4
+# Of the steps: what the free path sees of pictures can be learned by heart, so that it isn't always there.
+FREE_PATH_DROPPED = 0.5
 # A step of clips reads about as many frames whatever their length: excerpts of one clip, which are cheap and
 # full of beginnings, or a few long ones of many clips, in which things may also stand still for long.
 FRAMES_A_STEP = 96
@@ -82,7 +89,7 @@ def new_model(learned: list[str], layer: nn.Linear) -> VideoLLM:
         VideoLLMConfig(
             language_model_name=bases.SMOLLM2,
             vision_name=bases.EFFICIENTNET_LITE0,
-            connector_config=ConnectorConfig(kind="class_names", groups=groups, hidden_size=256),
+            connector_config=ConnectorConfig(kind="class_names", groups=groups, gated=True, hidden_size=256),
             depth_config=DepthConfig(layers="interleaved", ratio=0.2, gate="tanh"),
             system_prompt=SYSTEM_PROMPT,
             context_tokens=CONTEXT_TOKENS,
@@ -122,25 +129,38 @@ def trained_connector(model: VideoLLM) -> ClassNameConnector:
 
 @dataclass(frozen=True)
 class Lessons:
-    """Draws the sequences of a step: slide shows, excerpts of clips, or long ones of many clips."""
+    """Draws the sequences of a step: slide shows, glimpses, excerpts of clips, or long ones of many clips."""
 
     prompt: Prompt
     fps: float
     composed: list[ClipFeatures]
+    albums: list[ClipFeatures]
     slides: Slides
 
     def shows(self, rng: np.random.Generator) -> list[Sequence]:
         return [self.slides.draw(rng) for _ in range(SHOWS_A_STEP)]
 
     def clips(self, rng: np.random.Generator) -> list[Sequence]:
-        if rng.random() < SHOWS_AMONG_CLIPS:
+        kind = rng.random()
+        if kind < SHOWS_AMONG_CLIPS:
             return self.shows(rng)
-        draw, (shortest, longest) = (
-            (self._long, LONG) if rng.random() < LONG_SHARE else (self._excerpt, EXCERPT)
-        )
-        length = int(rng.integers(shortest, longest + 1))
-        drawn = [draw(length, rng) for _ in range(FRAMES_A_STEP // length)]
+        if kind < SHOWS_AMONG_CLIPS + GLIMPSES_AMONG_CLIPS:
+            drawn = [self._glimpses(rng) for _ in range(GLIMPSES_A_STEP // GLIMPSES_A_SEQUENCE)]
+        else:
+            draw, (shortest, longest) = (
+                (self._long, LONG) if rng.random() < LONG_SHARE else (self._excerpt, EXCERPT)
+            )
+            length = int(rng.integers(shortest, longest + 1))
+            drawn = [draw(length, rng) for _ in range(FRAMES_A_STEP // length)]
         return [clip_sequence(self.prompt, clip, self.fps, rng) for clip in drawn]
+
+    def _glimpses(self, rng: np.random.Generator) -> ClipFeatures:
+        pieces = []
+        for _ in range(GLIMPSES_A_SEQUENCE):
+            page = self.albums[rng.integers(len(self.albums))]
+            times = 2 if rng.random() < GLIMPSE_STAYS_SHARE else 1
+            pieces.append((page, np.full(times, rng.integers(len(page.features)))))
+        return join(pieces)
 
     def _excerpt(self, length: int, rng: np.random.Generator) -> ClipFeatures:
         clip = self._any(rng)
@@ -188,10 +208,11 @@ class Trainer:
         for step in range(done, stage.steps):
             rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
             sequences = stage.draw(rng)
+            free = rng.random() >= FREE_PATH_DROPPED
             for group in optimizer.param_groups:
                 group["lr"] = group["top"] * learning_rate(step, stage.steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-                loss, right = self._loss(sequences)
+                loss, right = self._loss(sequences, free)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
@@ -201,9 +222,10 @@ class Trainer:
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
                 self._save(state, optimizer, step + 1)
 
-    def _loss(self, sequences: list[Sequence]) -> tuple[Tensor, str]:
+    def _loss(self, sequences: list[Sequence], free: bool) -> tuple[Tensor, str]:
         batch = collate(sequences, self.prompt.eos)
-        frames = embed(trained_connector(self.model), [picture for s in sequences for picture in s.pictures])
+        pictures = [picture for sequence in sequences for picture in sequence.pictures]
+        frames = embed(trained_connector(self.model), pictures, free)
         learned = batch.targets != IGNORED
         logits = self.adapted(
             input_ids=batch.ids, frame_embeds=frames, logits_to_keep=learned
@@ -236,12 +258,17 @@ class Trainer:
         return state["step"]
 
 
-def embed(connector: ClassNameConnector, pictures: list[np.ndarray]) -> Tensor:
-    """Features and made-up shares, [tokens, dim or classes], to embeddings [frames, tokens, text dim]."""
+def embed(connector: ClassNameConnector, pictures: list[np.ndarray], free: bool) -> Tensor:
+    """Features and made-up shares, [tokens, dim or classes], to embeddings [frames, tokens, text dim], with
+    or without what the free path sees."""
+
+    def look(features: Tensor) -> Tensor:
+        return connector(features) if free else connector.speak(connector.shares(features))
+
     classes = connector.names.in_features
     made_up = torch.tensor([picture.shape[1] == classes for picture in pictures])
     embeds = connector.places.new_empty(len(pictures), *connector.places.shape)
-    for kind, speak in ((False, connector), (True, connector.speak)):
+    for kind, speak in ((False, look), (True, connector.speak)):
         rows = (made_up == kind).nonzero().squeeze(1)
         if len(rows):
             stacked = torch.from_numpy(np.stack([pictures[row] for row in rows])).float()
@@ -279,9 +306,9 @@ def main(
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
     work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
     clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 240,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 600,
     naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 700,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 800,
     seed: Annotated[
         int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
     ] = 0,
@@ -307,18 +334,20 @@ def main(
     imagenet = bases.imagenet_classifier()
     known = classifier.known_to_imagenet(all_photographs, imagenet, class_names(), vocabulary)
     console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
-    learned = sorted({entry.name for entry in vocabulary.entries} - known)
-    layer = classifier.fit(photographs[0], seen[0], learned, seed)
+    learned = sorted({entry.name for entry in vocabulary.entries})
+    layer = classifier.fit(photographs[0], seen[0], learned, known, seed)
     trainer = Trainer(new_model(learned, layer), work, seed)
     lessons = Lessons(
         trainer.prompt,
         trainer.model.config.fps,
         [*chain(*composed)],
+        # Of the part that the classifier hasn't seen: the decoder meets its doubt as it will be.
+        [page for page in seen[1] if page.clip.kind == "album"],
         Slides(trainer.prompt, all_photographs, [class_names(), [*learned, "nothing"]]),
     )
     trainer.run(Stage("naming", naming_steps, lessons.shows))
     trainer.run(Stage("clips", clip_steps, lessons.clips))
-    layer = classifier.fit(all_photographs, [*chain(*seen)], learned, seed)
+    layer = classifier.fit(all_photographs, [*chain(*seen)], learned, known, seed)
     set_classifier(trained_connector(trainer.model), imagenet, layer)
     export(trainer.model, trainer.adapted, out)
     console.print(f"the model is in {out}")

@@ -21,7 +21,8 @@ STAYS_SHARE = 0.5
 class Slides:
     """Draws slide shows from photographs and from the names of the classifier's groups.
 
-    The last name of the second group is "nothing": a slide of the first group's class shows it there.
+    The last name of the second group is "nothing": a slide of the first group's class shows it there, and
+    only as far as it is shown the first group speaks, as in a gated connector.
     """
 
     def __init__(
@@ -84,4 +85,5 @@ class Slides:
             for row in range(tokens):
                 np.add.at(group[row], others, (1 - sure[row]) * rng.dirichlet(np.full(len(others), 0.5)))
             groups.append(group)
-        return np.concatenate(groups, axis=1)
+        imagenet, learned = groups
+        return np.concatenate([imagenet * learned[:, -1:], learned], axis=1)

@@ -75,8 +75,8 @@ class ConnectorConfig(PreTrainedConfig):
     """What stands between vision features and the decoder.
 
     "mlp" is Linear-GELU-Linear (VideoLLM-online). "class_names" speaks through the names of things: see
-    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups and `hidden_size`
-    the width of its free path.
+    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups, `gated` says that
+    the last group lets the others speak, and `hidden_size` is the width of its free path.
     """
 
     model_type = "videollm_connector"
@@ -86,11 +86,13 @@ class ConnectorConfig(PreTrainedConfig):
         kind: Literal["mlp", "class_names"] = "mlp",
         hidden_size: int | None = None,
         groups: list[int] | None = None,
+        gated: bool = False,
         **kwargs: Any,
     ) -> None:
         self.kind = kind
         self.hidden_size = hidden_size
         self.groups = groups or []
+        self.gated = gated
         super().__init__(**kwargs)
 
 

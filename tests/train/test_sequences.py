@@ -18,7 +18,9 @@ from train import language, sequences
 from train.compose import Composition, Happening, Sight
 from train.features import ClipFeatures
 from train.language import Question, narration
+from train.pocket import GLIMPSES_A_SEQUENCE, Lessons
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
+from train.slides import Slides
 from videollm import VideoLLM
 from videollm.packed import Chunk
 from videollm.prompt import Prompt
@@ -120,6 +122,32 @@ def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: ClipF
         if target not in (IGNORED, prompt.interval, prompt.stop):
             assert sequence.ids[index + 1] == target
     assert prompt.eos in sequence.targets
+
+
+def test_glimpses_tell_what_each_frame_shows(prompt: Prompt) -> None:
+    names = [f"thing {index}" for index in range(6)]
+    pages = tuple((Sight(name, "left"),) for name in names)
+    labels = Composition(np.zeros((6, 2, 2, 3), np.uint8), pages, (), "album", 0)
+    # A frame's features say which page it is of.
+    features = np.broadcast_to(np.arange(6, dtype=np.float16)[:, None, None], (6, 10, 8)).copy()
+    lessons = Lessons(prompt, 2.0, [], [ClipFeatures(labels, features)], Slides(prompt, [], [[], []]))
+    for seed in range(20):
+        glimpses = lessons._glimpses(np.random.default_rng(seed))
+        shown = glimpses.features[:, 0, 0].astype(int)
+        assert GLIMPSES_A_SEQUENCE <= len(shown) <= 2 * GLIMPSES_A_SEQUENCE
+        assert [sights[0].name for sights in glimpses.clip.sights] == [names[page] for page in shown]
+        told = {round(happening.time * 2): happening.name for happening in glimpses.clip.happenings}
+        changes = [at for at in range(len(shown)) if at == 0 or shown[at] != shown[at - 1]]
+        assert told == {at: names[shown[at]] for at in changes}
+
+
+def test_made_up_slides_are_gated_as_the_connector_is(prompt: Prompt) -> None:
+    slides = Slides(prompt, [], [["cat", "dog", "owl"], ["cup", "hat", "nothing"]])
+    rng = np.random.default_rng(0)
+    for chosen in ((0, 2), (None, 1)):
+        shares = slides._made_up(tuple(zip((3, 3), chosen, strict=True)), rng)
+        np.testing.assert_allclose(shares[:, :3].sum(1), shares[:, 5], atol=1e-6)
+        np.testing.assert_allclose(shares[:, 3:].sum(1), 1, atol=1e-6)
 
 
 def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(

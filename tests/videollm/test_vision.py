@@ -87,6 +87,21 @@ def test_the_connector_speaks_the_names_of_what_it_sees() -> None:
     torch.testing.assert_close(connector.speak(sure)[0, 0], connector.names.weight[:, 2])
 
 
+def test_a_gated_group_speaks_only_where_the_last_one_sees_nothing() -> None:
+    config = ConnectorConfig(kind="class_names", groups=[4, 3], gated=True, hidden_size=8)
+    connector = build_connector(config, 6, 5, places=10)
+    assert isinstance(connector, ClassNameConnector)
+    with torch.no_grad():
+        connector.classifier.weight.zero_()
+    for class_of_last, open_share in ((0, 0.0), (2, 1.0)):
+        with torch.no_grad():
+            connector.classifier.bias.zero_()
+            connector.classifier.bias[4 + class_of_last] = 50.0
+        shares = connector.shares(torch.randn(2, 10, 6))
+        torch.testing.assert_close(shares[..., :4].sum(-1), torch.full((2, 10), open_share))
+        torch.testing.assert_close(shares[..., 4:].sum(-1), torch.ones(2, 10))
+
+
 def test_connectors_are_built_by_kind() -> None:
     assert isinstance(build_connector(ConnectorConfig(), 6, 5, places=10), MLPConnector)
     assert build_connector(ConnectorConfig(), 6, 5, places=10)(torch.zeros(1, 10, 6)).shape == (1, 10, 5)

@@ -1,0 +1,45 @@
+"""The learned names: whose photographs teach silence, and that scenes have their names."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from train.classifier import MIDDLE_ROW, fit
+from train.compose import Composition, Place, Sight
+from train.features import NO_FRAMES, ClipFeatures, PhotographFeatures
+
+DIM, TOKENS = 12, 10
+AXES = {"cat": 0, "cup": 1, "cat in a scene": 2, "cup in a scene": 3, "background": 4}
+
+
+def view(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """A feature of that kind of picture, [dim]."""
+    feature = rng.normal(0, 2, DIM)
+    feature[AXES[kind]] += 30
+    return feature
+
+
+def photograph(name: str, rng: np.random.Generator) -> PhotographFeatures:
+    crops = np.stack([[view(name, rng) for _ in range(TOKENS)] for _ in range(2)])
+    return PhotographFeatures(name, crops.astype(np.float16))
+
+
+def page(name: str, place: Place, rng: np.random.Generator) -> ClipFeatures:
+    """A frame with a thing in one place, and an empty one."""
+    frames = np.stack([[view("background", rng) for _ in range(TOKENS)] for _ in range(2)])
+    frames[0, [0, MIDDLE_ROW[place]]] = [view(f"{name} in a scene", rng) for _ in range(2)]
+    labels = Composition(NO_FRAMES, ((Sight(name, place),), ()), (), "album", 0)
+    return ClipFeatures(labels, frames.astype(np.float16))
+
+
+def test_known_photographs_are_nothing_and_scenes_have_their_names() -> None:
+    rng = np.random.default_rng(0)
+    photographs = [photograph(name, rng) for name in ("cat", "cup") for _ in range(1000)]
+    places: tuple[Place, ...] = ("left", "middle", "right")
+    clips = [page(name, places[index % 3], rng) for name in ("cat", "cup") for index in range(1000)]
+    layer = fit(photographs, clips, ["cat", "cup"], {"cat"}, seed=0)
+    wanted = {"cat": 2, "cup": 1, "cat in a scene": 0, "cup in a scene": 1, "background": 2}
+    for kind, label in wanted.items():
+        fresh = torch.from_numpy(np.stack([view(kind, rng) for _ in range(20)])).float()
+        assert (layer(fresh).argmax(-1) == label).all(), kind
