@@ -43,6 +43,7 @@ bench: $(READY)  ## measure the default model: benchmarks/pocket.md (about an ho
 gpu: $(READY)  ## what waits for a CUDA device: the kernels' tests there, then their speed
 	$(BIN)/python -m pytest -m gpu tests
 	$(BIN)/videollm bench kernels --device cuda --json benchmarks/kernels.json
+	$(BIN)/videollm bench train --device cuda --json benchmarks/train-cuda.json
 
 train: $(READY)  ## make the default model anew from $(DATA): assets/pocket/ (hours on two cores)
 	$(BIN)/python -m train.pocket --data $(DATA)

@@ -77,9 +77,10 @@ class MixtureOfDepthsLayer(nn.Module):
             None if packing is None else packing.select(rows),
             **kwargs,
         )
-        if routing.gates is not None:
-            gates = ones.index_put((frame_index,), routing.gates.to(ones.dtype))[rows].view(batch, -1, 1)
-            ran = torch.lerp(running, ran, gates)
+        gates = self.router.gates(running)  # [batch, running]
+        if gates is not None:
+            text = ones.bool().index_fill(0, frame_index.flatten(), False)[rows].view_as(gates)
+            ran = torch.lerp(running, ran, gates.masked_fill(text, 1)[..., None].to(ran.dtype))
         if valid is not None:  # a row filled up with skipped tokens passes those on
             ran = torch.where(valid[..., None], ran, passing.flatten(0, 1)[rows].view_as(ran))
         return passing.flatten(0, 1).index_copy(0, rows, ran.flatten(0, 1)).view_as(passing)

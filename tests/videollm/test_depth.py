@@ -120,6 +120,15 @@ def test_the_router_learns() -> None:
     assert all(layer.router.score.weight.grad.abs().sum() > 0 for layer in model.model.layers[1::2])
 
 
+def test_mixed_precision_trains() -> None:
+    model = small_model(layers="all")
+    ids = torch.tensor([interleaved_ids(model)])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids, pixel_values=pictures(), labels=ids.masked_fill(ids >= 300, -100)).loss
+    loss.backward()
+    assert all(layer.router.score.weight.grad.any() for layer in model.model.layers)
+
+
 def test_streams_of_unequal_frames_cannot_share_a_cache() -> None:
     model = small_model()
     frame = [model.config.frame_token_id] * model.config.tokens_per_frame

@@ -59,7 +59,7 @@ def test_the_threshold_decides_token_by_token() -> None:
     expected = gates >= 0.5
     expected[:, -1] = True
     assert torch.equal(routing.kept, expected)
-    torch.testing.assert_close(routing.gates, gates)
+    torch.testing.assert_close(route.gates(hidden), gates)
 
 
 def test_the_threshold_learns_to_let_the_given_share_run() -> None:
@@ -75,8 +75,9 @@ def test_the_threshold_learns_to_let_the_given_share_run() -> None:
 def test_p_mod_begins_as_the_identity_and_keeps_less_with_depth() -> None:
     route = router("p_mod", layer=6)
     route.reset_parameters()
-    routing = route(torch.randn(3, TOKENS, DIM), torch.arange(3))
-    assert (routing.gates == 1).all() and (routing.skipped_gates == 1).all()
+    hidden = torch.randn(3, TOKENS, DIM)
+    routing = route(hidden, torch.arange(3))
+    assert (route.gates(hidden) == 1).all() and (routing.skipped_gates == 1).all()
     routed = router_class(DepthConfig(router="p_mod")).routed_layers(DepthConfig(), LAYERS)
     frame, start = torch.randn(1, TOKENS, DIM), torch.zeros(1, dtype=torch.long)
     kept = [int(router("p_mod", index)(frame, start).kept.sum()) for index in routed]

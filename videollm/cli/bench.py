@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from videollm.cli.loading import pick_device, refuse_namesake
@@ -75,6 +76,47 @@ def frame(
     table.caption = f"{here.gflops:.0f} GFLOP/s in float32, {here.copy_gbps:.1f} GB/s copied"
     results = [asdict(row) | {"floor_ratio": row.floor_ratio} for row in rows]
     _show(table, {"model": model, "floor": asdict(here), "rows": results}, json_file)
+
+
+@bench.command()
+def train(
+    device: Device = "auto",
+    shape: Annotated[
+        str, typer.Option(help="llama-3-8b, smollm2-135m or tiny; by the device where not given")
+    ] = "",
+    json_file: Json = None,
+) -> None:
+    """A training step with low-rank adapters: all tokens in every layer, beside mixture-of-depths (MoD).
+
+    \b
+    Examples:
+    videollm bench train --device cuda --json benchmarks/train.json
+    videollm bench train --shape smollm2-135m --device cpu
+    """
+    refuse_namesake()
+    chosen = pick_device(device)
+    name = shape or ("llama-3-8b" if chosen.type == "cuda" else "smollm2-135m")
+    from train.measure import SHAPES, WAYS, measure
+
+    if name not in SHAPES:
+        raise typer.BadParameter(f"there is no shape {name}; there are {', '.join(SHAPES)}")
+    groups = 2 * len(SHAPES[name].loads)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        rows = list(progress.track(measure(chosen, SHAPES[name]), total=groups * len(WAYS)))
+    columns = ("frames", "way", "checkpoints", "step ms", "range", "peak MiB", "time", "memory")
+    table = Table(*columns, title=f"{name}, time and memory as shares of full computation's")
+    for row in rows:
+        table.add_row(
+            row.load,
+            row.way,
+            "yes" if row.checkpointing else "no",
+            f"{row.step_ms:.0f}",
+            f"{row.low_ms:.0f} to {row.high_ms:.0f}",
+            f"{row.peak_mib:.0f}",
+            f"{row.time_of_full:.2f}",
+            f"{row.memory_of_full:.2f}",
+        )
+    _show(table, {"shape": name, "rows": [asdict(row) for row in rows]}, json_file)
 
 
 def _show(table: Table, results: dict[str, Any], json_file: Path | None) -> None:

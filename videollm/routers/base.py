@@ -16,8 +16,6 @@ class Routing(NamedTuple):
 
     kept: Tensor
     """Which tokens run (bool)."""
-    gates: Tensor | None = None
-    """What scales that which the layer adds to a token that runs; 1 where None."""
     skipped_gates: Tensor | None = None
     """What scales a token that doesn't run; 1 where None."""
     loss: Tensor | None = None
@@ -57,6 +55,13 @@ class Router(nn.Module):
         """Indices of the layers that route, of a decoder of `num_layers`: as the configuration says, where
         the method doesn't choose them itself."""
         return depth.chosen_layers(num_layers)
+
+    def gates(self, running: Tensor) -> Tensor | None:
+        """What scales that which the layer adds to tokens that run, [..., dim] to [...]; 1 where None.
+
+        Apart from `forward`, so that learning keeps nothing of the tokens that skip the layer.
+        """
+        return None
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
         """Route frames, `hidden` [frames, tokens, dim], whose first tokens stand at `positions` [frames]."""

@@ -21,10 +21,12 @@ class PModRouter(ScoringRouter):
         return [index for index in range(num_layers) if kept_share(index, num_layers) <= ROUTED_BELOW]
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
-        scores = self.scores(hidden)  # [frames, tokens]
-        kept = self.best(scores, kept_share(self.layer_idx, self.num_layers))
-        gates = 1 + 0.2 * scores.tanh()
-        return Routing(kept, gates, skipped_gates=gates)
+        gates = self.gates(hidden)  # [frames, tokens], rising with the score
+        kept = self.best(gates, kept_share(self.layer_idx, self.num_layers))
+        return Routing(kept, skipped_gates=gates)
+
+    def gates(self, running: Tensor) -> Tensor:
+        return 1 + 0.2 * self.scores(running).tanh()
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.score.weight)

@@ -18,11 +18,14 @@ class ThresholdRouter(ScoringRouter):
     less and less; with little training it is too weak, and a rate term holds the share at `depth.ratio`."""
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
-        gates = self.scores(hidden).sigmoid()  # [frames, tokens]
+        gates = self.gates(hidden)  # [frames, tokens]
         kept = gates >= self.depth.threshold
         share = kept.float().mean()
         load = self.depth.load_weight * share * gates.float().mean()
         soft = ((gates.float() - self.depth.threshold) / SOFTNESS).sigmoid().mean()
         rate = share + soft - soft.detach()  # the share itself, with the gradient of the soft step
         always = self.always(kept.shape[1], kept.device)
-        return Routing(kept | always, gates, loss=load + RATE_WEIGHT * (rate - self.depth.ratio).square())
+        return Routing(kept | always, loss=load + RATE_WEIGHT * (rate - self.depth.ratio).square())
+
+    def gates(self, running: Tensor) -> Tensor:
+        return self.scores(running).sigmoid()

@@ -3,6 +3,7 @@ the layer adds to them is scaled by the score, so that the router learns."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from videollm.routers.base import Routing, ScoringRouter
@@ -12,10 +13,12 @@ class TopKRouter(ScoringRouter):
     """Top-k per frame; `depth.gate` says how the score scales."""
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
-        scores = self.scores(hidden)  # [frames, tokens]
-        kept = self.best(scores, self.depth.ratio)
+        with torch.no_grad():  # only the scores of tokens that run are learned from
+            return Routing(self.best(self.scores(hidden), self.depth.ratio))
+
+    def gates(self, running: Tensor) -> Tensor | None:
         if self.depth.gate == "score":
-            return Routing(kept, scores)
+            return self.scores(running)
         if self.depth.gate == "tanh":
-            return Routing(kept, 1 + 0.2 * scores.tanh())
-        return Routing(kept)
+            return 1 + 0.2 * self.scores(running).tanh()
+        return None
