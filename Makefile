@@ -44,6 +44,7 @@ gpu: $(READY)  ## what waits for a CUDA device: the kernels' tests there, then t
 	$(BIN)/python -m pytest -m gpu tests
 	$(BIN)/videollm bench kernels --device cuda --json benchmarks/kernels.json
 	$(BIN)/videollm bench train --device cuda --json benchmarks/train-cuda.json
+	$(BIN)/videollm bench streams --device cuda --history 2048 --json benchmarks/streams-cuda.json
 
 train: $(READY)  ## make the default model anew from $(DATA): assets/pocket/ (hours on two cores)
 	$(BIN)/python -m train.pocket --data $(DATA)

@@ -22,10 +22,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, SiglipVisionConfig
+from transformers import SiglipVisionConfig
 
-from videollm import VideoLLM, VideoLLMConfig
+from videollm import VideoLLM
 from videollm.configuration import DepthConfig
+from videollm.shapes import random_model
 
 SYSTEM_TOKENS = 32
 REPLY_TOKENS = 12
@@ -35,9 +36,9 @@ WARM_UP_STEPS = 1
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's dimensions and how it is trained."""
+    """A decoder of `videollm.shapes` and how it is trained."""
 
-    decoder: dict[str, int]
+    decoder: str
     vision_size: int
     rank: int
     dtype: torch.dtype
@@ -46,54 +47,9 @@ class Shape:
 
 
 SHAPES = {
-    "llama-3-8b": Shape(
-        decoder={
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 8192,
-        },
-        vision_size=1024,
-        rank=128,
-        dtype=torch.bfloat16,
-        loads=((600, 3), (120, 7)),
-        steps=5,
-    ),
-    "smollm2-135m": Shape(
-        decoder={
-            "vocab_size": 49152,
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 8192,
-        },
-        vision_size=1280,
-        rank=16,
-        dtype=torch.float32,
-        loads=((60, 3), (12, 7)),
-        steps=3,
-    ),
-    "tiny": Shape(
-        decoder={
-            "vocab_size": 300,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-        },
-        vision_size=32,
-        rank=4,
-        dtype=torch.float32,
-        loads=((20, 3),),
-        steps=1,
-    ),
+    "llama-3-8b": Shape("llama-3-8b", 1024, 128, torch.bfloat16, loads=((600, 3), (120, 7)), steps=5),
+    "smollm2-135m": Shape("smollm2-135m", 1280, 16, torch.float32, loads=((60, 3), (12, 7)), steps=3),
+    "tiny": Shape("tiny", 32, 4, torch.float32, loads=((20, 3),), steps=1),
 }
 WAYS = {
     "full": DepthConfig(router="full"),
@@ -186,23 +142,11 @@ def _steps(
 
 
 def _model(device: torch.device, shape: Shape, depth: DepthConfig, grid: int) -> VideoLLM:
-    """Random weights, made where they are to lie."""
-    config = VideoLLMConfig(
-        text_config=LlamaConfig(**shape.decoder),
-        # One layer that is never run: features are given.
-        vision_config=SiglipVisionConfig(
-            hidden_size=shape.vision_size, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8
-        ),
-        depth_config=depth,
-        frame_grid=grid,
+    # One layer of vision that is never run: features are given.
+    vision = SiglipVisionConfig(
+        hidden_size=shape.vision_size, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8
     )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(shape.dtype)
-    try:
-        with device:
-            return VideoLLM(config)
-    finally:
-        torch.set_default_dtype(before)
+    return random_model(shape.decoder, vision, depth, device, shape.dtype, frame_grid=grid)
 
 
 def _dialogue(model: VideoLLM, frames: int) -> tuple[Tensor, Tensor]:

@@ -119,6 +119,52 @@ def train(
     _show(table, {"shape": name, "rows": [asdict(row) for row in rows]}, json_file)
 
 
+@bench.command()
+def streams(
+    device: Device = "auto",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="pocket, a folder, a hub id, or a shape with random weights: llama-3-8b; by the device"
+        ),
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=1, help="how long a trial lasts")] = 10.0,
+    history: Annotated[int, typer.Option(min=1, help="tokens that each stream has read before")] = 1024,
+    most: Annotated[int, typer.Option(min=1, help="the most streams to try")] = 512,
+    json_file: Json = None,
+) -> None:
+    """How many live streams hold at two frames a second, stepping together or each for itself, and how fast
+    one stream goes without a clock; with all tokens in every layer and with mixture-of-depths (MoD).
+
+    \b
+    Examples:
+    videollm bench streams --json benchmarks/streams.json
+    videollm bench streams --device cuda --model llama-3-8b --history 2048
+    """
+    refuse_namesake()
+    chosen = pick_device(device)
+    name = model or ("llama-3-8b" if chosen.type == "cuda" else "pocket")
+    from stream.live import most_streams, rates, ways
+
+    rows, pace = [], []
+    with Console(stderr=True).status("measuring") as status:
+        for way, made in ways(name, chosen, history, seconds):
+            pace += rates(way, made, history, seconds)
+            for together in (True, False):
+                status.update(f"{way}, {'together' if together else 'each for itself'}")
+                rows.append(most_streams(way, made, together, history, seconds, most))
+    table = Table("way", "steps", "streams", "p95 ms", "median ms", title=name)
+    for row in rows:
+        steps = "together" if row.together else "each for itself"
+        table.add_row(row.way, steps, str(row.streams), f"{row.p95_ms:.0f}", f"{row.median_ms:.0f}")
+    table.caption = "; ".join(
+        f"{rate.way}, one stream, {rate.chunk_frames} a chunk: {rate.frames_per_second:.1f} frames/s"
+        for rate in pace
+    )
+    figures = {"model": name, "history": history, "seconds": seconds}
+    _show(table, figures | {"rows": [asdict(r) for r in rows], "rates": [asdict(r) for r in pace]}, json_file)
+
+
 def _show(table: Table, results: dict[str, Any], json_file: Path | None) -> None:
     import torch
 
