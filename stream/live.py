@@ -94,14 +94,11 @@ def trial(model: VideoLLM, streams: int, together: bool, history: int, seconds: 
     due = [((index / streams) / FPS, index, 0) for index in range(streams)]
     heapq.heapify(due)
     latencies: list[float] = []
-    pixels = torch.randint(
-        0, 256, (1, 3, model.vision_tower.size, model.vision_tower.size), dtype=torch.uint8
-    )
+    frame = _frames(model, 1)
     started = time.perf_counter()
 
     def watch(coming: float, number: int) -> Script:
-        frame = [model.config.frame_token_id] * model.config.tokens_per_frame
-        yield Read([1, *frame], pixels)
+        yield frame
         latencies.append(time.perf_counter() - started - coming)
         if (number + 1) % REPLY_EVERY_FRAMES == 0:
             for _ in range(REPLY_TOKENS):
@@ -128,21 +125,19 @@ def trial(model: VideoLLM, streams: int, together: bool, history: int, seconds: 
 
 def rates(way: str, model: VideoLLM, history: int, seconds: float) -> list[Rate]:
     """One stream without a clock, in chunks of one and of several frames."""
-    frame = [1, *[model.config.frame_token_id] * model.config.tokens_per_frame]
-    size = model.vision_tower.size
     found = []
     for count in CHUNK_FRAMES:
-        pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+        chunk = _frames(model, count)
 
-        def watch(ids: list[int] = frame * count, pixels: torch.Tensor = pixels) -> Script:
-            yield Read(ids, pixels)
+        def watch(chunk: Read = chunk) -> Script:
+            yield chunk
             return []
 
         read, started = 0, time.perf_counter()
         engine = _engine(model, 1, history)
         slot = engine.join()
         while time.perf_counter() - started < seconds:
-            if engine.cache.seen[slot] + len(frame) * count > engine.cache.capacity:
+            if engine.cache.seen[slot] + len(chunk.ids) > engine.cache.capacity:
                 _fill(engine, history)
             engine.run(slot, watch())
             read += count
@@ -172,6 +167,13 @@ def ways(name: str, device: torch.device, history: int, seconds: float) -> Itera
             model = VideoLLM.from_pretrained(name)
             model.to(device=device)  # type: ignore[call-arg]  # wrapped by transformers without its own type
             yield way, prepare_for_inference(undo_depth(model) if way == "full" else model)
+
+
+def _frames(model: VideoLLM, count: int) -> Read:
+    """So many random frames, each behind an interval token."""
+    config, size = model.config, model.vision_tower.size
+    ids = [1, *[config.frame_token_id] * config.tokens_per_frame] * count
+    return Read(ids, torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8))
 
 
 def _engine(model: VideoLLM, slots: int, history: int) -> Engine:

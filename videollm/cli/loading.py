@@ -55,8 +55,8 @@ def load_session(model: str, device: str, threshold: float | None = None) -> Ses
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-        session = Session(prepare_for_inference(loaded), threshold=threshold)
-    return session
+        prepare_for_inference(loaded)
+    return Session(loaded, threshold=threshold)
 
 
 def pick_device(name: str) -> torch.device:
