@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from stream.frames import Event
@@ -19,15 +18,16 @@ from videollm.slab import SlabCache
 @dataclass(frozen=True)
 class Read:
     """What a session wants its stream to read next: token ids, and the frames (uint8 [frames, 3, size, size])
-    that lie between them."""
+    that lie between them; logits are wanted after each of so many tokens, `ends`, or after all of them."""
 
     ids: list[int]
     pixels: Tensor | None = None
+    ends: tuple[int, ...] | None = None
 
 
 Script = Generator[Read, Tensor, list[Event]]
-"""What a session does with one input: it asks for reads, is given the logits [vocabulary] after each, and
-ends with what was said."""
+"""What a session does with one input: it asks for reads, is given the logits [ends, vocabulary] of
+each, and ends with what was said."""
 
 
 class Engine:
@@ -88,12 +88,8 @@ class Engine:
                 self._advance(slot, waiting.popleft(), None, done)
         running = list(self._running.items())
         if running:
-            chunks = [Chunk(slot, wanted.ids, wanted.pixels) for slot, (_, wanted) in running]
-            batches = [[chunk] for chunk in chunks] if is_quantized(self.model) else [chunks]
-            logits = torch.cat([read(self.model, batch, self.cache) for batch in batches])
-            for (slot, (script, _)), row in zip(running, logits, strict=True):  # [vocabulary]
-                del self._running[slot]
-                self._advance(slot, script, row, done)
+            for batch in [[one] for one in running] if is_quantized(self.model) else [running]:
+                self._read(batch, done)
         return done
 
     def run(self, slot: int, script: Script) -> list[Event]:
@@ -107,6 +103,15 @@ class Engine:
         finally:
             self._running.pop(slot, None)  # there still where reading failed
         return done[slot]
+
+    def _read(self, batch: list[tuple[int, tuple[Script, Read]]], done: dict[int, list[Event]]) -> None:
+        """One chunk of each of these streams, as one batch, and what they do with it."""
+        chunks = [Chunk(slot, wanted.ids, wanted.pixels, wanted.ends) for slot, (_, wanted) in batch]
+        ends = [1 if chunk.ends is None else len(chunk.ends) for chunk in chunks]
+        logits = read(self.model, chunks, self.cache).split(ends)  # each [ends, vocabulary]
+        for (slot, (script, _)), its in zip(batch, logits, strict=True):
+            del self._running[slot]
+            self._advance(slot, script, its, done)
 
     def _advance(
         self, slot: int, script: Script, logits: Tensor | None, done: dict[int, list[Event]]

@@ -61,6 +61,14 @@ class Feed:
         if self._source.problem is not None:
             yield Event(now, "notice", self._source.problem)
 
+    def more(self) -> bool:
+        """Whether the next frame is there, or on its way from a source that needs no waiting for: then it can
+        be read together with the one before."""
+        with self._changed:
+            if not self._source.live and not self._paced:
+                self._changed.wait_for(lambda: self._queue or self._ended or self._closed)
+            return bool(self._queue) and not self._paced and not self._closed
+
     def close(self) -> None:
         """Stop reading and close the source; returns within about 2 s even when a camera read hangs."""
         with self._changed:

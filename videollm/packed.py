@@ -27,16 +27,18 @@ ATTENTION = "videollm"
 
 class Chunk(NamedTuple):
     """What one stream reads in a step: token ids, with frames (uint8 [frames, 3, size, size]) in the places
-    of `config.frame_token_id`."""
+    of `config.frame_token_id`. What comes next is asked after each of so many tokens, `ends`, or after
+    all of them."""
 
     slot: int
     ids: list[int]
     pixels: Tensor | None = None
+    ends: tuple[int, ...] | None = None
 
 
 @torch.inference_mode()
 def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
-    """Next-token logits, float32 [chunks, vocabulary], after the last token of each chunk.
+    """Next-token logits after the ends of each chunk, float32 [ends of all chunks, vocabulary].
 
     Raises ValueError for chunks that don't fit into the cache, for two of one slot, and for a model whose
     layers were given another attention than `ATTENTION`.
@@ -54,6 +56,7 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
     positions = torch.cat(
         [torch.arange(cache.seen[c.slot], cache.seen[c.slot] + len(c.ids), device=device) for c in by_slot]
     )[None]
+    cache.begin_step()
     packing = Packing.of(cache, counts)
     rotary = model.model.rotary_emb(hidden, positions)
     for layer in model.model.layers:
@@ -67,9 +70,9 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
         )
     for chunk in chunks:
         cache.seen[chunk.slot] += len(chunk.ids)
-    ends = {slot: end - 1 for slot, end in enumerate(accumulate(counts))}
-    last = hidden[0, [ends[chunk.slot] for chunk in chunks]]  # [chunks, dim]
-    return model.lm_head(model.model.norm(last)).float()
+    starts = [0, *accumulate(counts)]
+    rows = [starts[c.slot] + end - 1 for c in chunks for end in c.ends or (len(c.ids),)]
+    return model.lm_head(model.model.norm(hidden[0, rows])).float()
 
 
 def _check(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> None:

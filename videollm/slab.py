@@ -31,10 +31,15 @@ class SlabCache:
         self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in layers]
         self.lengths = torch.zeros(len(layers), slots, dtype=torch.int32, device=device)
         self.seen = [0] * slots
+        self._latest: dict[int, Packing] = {}  # what each layer stored in the latest step
 
     @property
     def slots(self) -> int:
         return len(self.seen)
+
+    def begin_step(self) -> None:
+        """What is stored from now on is of a new step."""
+        self._latest.clear()
 
     def append(self, layer: int, key: Tensor, value: Tensor, packing: Packing) -> None:
         """Store new tokens, key and value [total, kv_heads, head_dim], behind those that their slots hold."""
@@ -42,11 +47,18 @@ class SlabCache:
         self.keys[layer][packing.slots, :, places] = key
         self.values[layer][packing.slots, :, places] = value
         self.lengths[layer] += packing.counts
+        self._latest[layer] = packing
 
     def reset(self, slot: int) -> None:
         """Forget a stream."""
         self.lengths[:, slot] = 0
         self.seen[slot] = 0
+
+    def rewind(self, slot: int, tokens: int) -> None:
+        """Forget the last `tokens` that a stream read in the latest step, in each layer those that ran."""
+        for layer, packing in self._latest.items():
+            self.lengths[layer, slot] -= packing.among_last(slot, tokens)
+        self.seen[slot] -= tokens
 
     def nbytes(self, slot: int) -> int:
         """Bytes that a stream's keys and values fill now."""
@@ -62,6 +74,8 @@ class Packing:
     slots: Tensor  # int64 [total], each token's
     starts: Tensor  # int32 [slots + 1], where each slot's tokens begin; a slot may have none
     longest: int  # the most tokens that a slot has, or more
+    whole: Packing | None = None  # the step's tokens, where these are not all of them
+    index: Tensor | None = None  # int64 [total], where each of these stands among them, ascending
 
     @classmethod
     def of(cls, cache: SlabCache, counts: list[int]) -> Self:
@@ -84,6 +98,12 @@ class Packing:
         return self.starts.diff()
 
     def select(self, index: Tensor) -> Packing:
-        """The tokens at `index` [kept] alone, ascending."""
+        """The tokens at `index` [kept] alone, ascending, of all of a step's."""
         starts = torch.searchsorted(index, self.starts.long()).int()
-        return Packing(self.cache, self.slots[index], starts, min(self.longest, len(index)))
+        return Packing(self.cache, self.slots[index], starts, min(self.longest, len(index)), self, index)
+
+    def among_last(self, slot: int, tokens: int) -> Tensor:
+        """How many of these are among the last `tokens` that a slot has in the whole step, a scalar."""
+        places = torch.arange(len(self.slots), device=self.slots.device) if self.index is None else self.index
+        end = (self.whole or self).starts[slot + 1]
+        return ((places >= end - tokens) & (places < end)).sum()

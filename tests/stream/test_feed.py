@@ -266,3 +266,31 @@ def test_an_interrupt_ends_a_program_whose_pipe_has_gone_quiet() -> None:
     assert out.endswith(b"interrupted\n")
     assert err == b""
     assert program.returncode == 0
+
+
+def test_a_file_has_more_until_its_end() -> None:
+    with Feed(Clip(5), depth=2) as feed:
+        assert [feed.more() for _ in feed] == [True, True, True, True, False]
+
+
+def test_a_source_that_breaks_has_no_more_than_what_came_before() -> None:
+    more = []
+    with Feed(BrokenClip(3)) as feed, pytest.raises(SourceError):
+        for _ in feed:
+            more.append(feed.more())
+    assert more == [True, True, False]
+
+
+def test_of_a_camera_only_what_waits_is_more() -> None:
+    with Feed(HungCamera(3)) as feed:
+        frames = iter(feed)
+        next(frames)
+        wait_until(lambda: len(feed._queue) == 2)
+        assert feed.more()
+        next(frames), next(frames)
+        assert not feed.more()
+
+
+def test_at_its_own_pace_a_clip_is_read_frame_by_frame() -> None:
+    with Feed(Clip(3), realtime=True) as feed:
+        assert not any(feed.more() for _ in feed)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Recorder, small_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stream.frames import Frame
 from stream.session import Session
@@ -38,6 +40,34 @@ def test_a_stream_equals_one_pass_over_all_it_read(
     stepped = torch.stack([steps[position] for position in positions])
     torch.testing.assert_close(stepped, whole[positions], atol=1e-4, rtol=0)
     assert len(positions) >= 6
+
+
+@given(
+    count=st.integers(1, 24),
+    together=st.integers(2, 9),
+    asked=st.lists(st.sampled_from([0.0, 0.75, 2.0, 3.3]), max_size=2),
+    router=st.sampled_from(["top_k", "threshold", "p_mod", "full"]),
+    threshold=st.sampled_from([0.0, 0.0034, 1.0]),
+    context=st.sampled_from([420, 4096]),
+)
+@settings(max_examples=25, deadline=None)
+def test_frames_that_are_read_together_say_what_they_say_one_by_one(
+    count: int, together: int, asked: list[float], router: str, threshold: float, context: int
+) -> None:
+    model = small_model(router=router)
+    model.config.context_tokens = context
+    stream = frames(count)
+    alone, chunked = (Session(model, threshold=threshold) for _ in range(2))
+    for session in (alone, chunked):
+        for time in asked:
+            session.ask("What left?", time)
+    one_by_one = [event for frame in stream for event in alone.step(frame)]
+    chunks = [stream[at : at + together] for at in range(0, count, together)]
+    assert [event for chunk in chunks for event in chunked.step(*chunk)] == one_by_one
+    assert chunked.seen_tokens == alone.seen_tokens and chunked.cache_bytes == alone.cache_bytes
+    for session in (alone, chunked):
+        session.ask("And now?")
+    assert chunked.finish() == alone.finish()
 
 
 def test_threshold_zero_is_silent_and_one_always_speaks(tiny: VideoLLM) -> None:
