@@ -33,11 +33,19 @@ class Int8Linear(nn.Module):
             rounded = torch.quantize_per_channel(
                 weight, scales, torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
             )
-        self.packed = torch.ops.quantized.linear_prepack(rounded, linear.bias)
+        self.packed = torch.ops.quantized.linear_prepack(rounded, None)
+        self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
-        return torch.ops.quantized.linear_dynamic(x, self.packed, not _sums_exactly())
+        """[..., in_features] to [..., out_features].
+
+        Rows are brought to the same size before they are rounded by one range: a stream's first token is a
+        hundred times as large as the others in some layers, and would leave them a few steps of it.
+        """
+        sizes = x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)  # [..., 1]
+        rounded = torch.ops.quantized.linear_dynamic(x / sizes, self.packed, not _sums_exactly())
+        out = rounded.mul_(sizes)
+        return out if self.bias is None else out.add_(self.bias)
 
 
 def quantize_linears(model: VideoLLM) -> VideoLLM:
