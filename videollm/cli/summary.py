@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from stream.export.contact_sheet import ContactSheet
 from stream.export.markdown import escaped, item
 from stream.export.times import format_time
 from stream.frames import Event, Frame
+from videollm.cli.play import MOST_TOGETHER
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -47,26 +49,28 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._last: Frame | None = None
+        # What is said of frames that are read together comes when all of them are seen.
+        self._seen: deque[Frame] = deque(maxlen=MOST_TOGETHER)
         self._sheet = ContactSheet()
 
     @property
     def time(self) -> float:
         """The time of the last frame, in seconds."""
-        return self._last.time if self._last else 0.0
+        return self._seen[-1].time if self._seen else 0.0
 
     def seen(self, frame: Frame) -> None:
-        self._last = frame
+        self._seen.append(frame)
 
     def said(self, event: Event) -> None:
         self.events.append(event)
-        if self._last and event.kind in ("narration", "answer"):
-            self._sheet.add(self._last, event.text)
+        if self._seen and event.kind in ("narration", "answer"):
+            past = [frame for frame in self._seen if frame.time <= event.time]
+            self._sheet.add(past[-1] if past else self._seen[0], event.text)
 
     def contact_sheet(self) -> Image.Image:
         """The frames at which something was said; the last frame where nothing was."""
-        if self._last and not self._sheet:
-            self._sheet.add(self._last, "")
+        if self._seen and not self._sheet:
+            self._sheet.add(self._seen[-1], "")
         return self._sheet.image()
 
 
