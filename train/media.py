@@ -33,7 +33,7 @@ from train.vocabulary import Vocabulary, load_vocabulary
 Split = Literal["train", "heldout"]
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 HELD_OUT_PERCENT = 25
-FITTED_PERCENT = 60
+FOLDS = 3
 LONGEST_SIDE = 320
 # What is seen all through these clips. Held out: the ones named in HELD_OUT_CLIPS.
 CLIPS = {
@@ -109,23 +109,15 @@ class Media:
         group = self.by_name[names[rng.integers(len(names))]]
         return group[rng.integers(len(group))]
 
-    def parts(self) -> tuple[Media, Media]:
-        """The same media with their photographs dealt out to two parts, by a hash of the file's name.
-
-        The classifier is fitted on the first part while the decoder learns from both: there the decoder
-        meets the classifier as unsure, and as wrong, as it will be on photographs that neither has seen.
-        """
-        fitted = [
-            zlib.crc32(photograph.source.encode()) // 100 % 100 < FITTED_PERCENT
-            for photograph in self.photographs
-        ]
-        return (
-            replace(self, photographs=list(itertools.compress(self.photographs, fitted))),
+    def folds(self) -> list[Media]:
+        """The same media with their photographs dealt out to `FOLDS` folds, by a hash of the file's name."""
+        dealt = [zlib.crc32(photograph.source.encode()) // 100 % FOLDS for photograph in self.photographs]
+        return [
             replace(
-                self,
-                photographs=[p for p, chosen in zip(self.photographs, fitted, strict=True) if not chosen],
-            ),
-        )
+                self, photographs=list(itertools.compress(self.photographs, (at == fold for at in dealt)))
+            )
+            for fold in range(FOLDS)
+        ]
 
 
 def load_media(folder: Path, split: Split) -> Media:

@@ -102,8 +102,6 @@ def _speed(part: dict[str, list[dict[str, float]]]) -> list[str]:
             [
                 f"mixture-of-depths {depth}",
                 f"{median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})",
-                f"{median(run['median_step_ms'] for run in runs):.0f} ms",
-                f"{median(run['slowest_step_ms'] for run in runs):.0f} ms",
                 f"{runs[0]['sayings']:.0f}",
                 f"{runs[0]['cache_mib']:.1f} MiB",
                 f"{median(run['peak_memory_mib'] for run in runs):.0f} MiB",
@@ -122,8 +120,6 @@ def _speed(part: dict[str, list[dict[str, float]]]) -> list[str]:
             [
                 "",
                 "frames/s",
-                "median step",
-                "slowest step (speaks)",
                 "sayings",
                 "cache at the end",
                 "peak memory",

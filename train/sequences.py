@@ -29,7 +29,7 @@ class Sequence:
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    # One for each frame in reading order: features [tokens, dim], or made-up shares [tokens, classes].
+    # One for each frame in reading order: logits of the classes, [tokens, classes].
     pictures: list[np.ndarray] = field(default_factory=list)
 
     def read(self, ids: list[int]) -> None:
@@ -56,7 +56,7 @@ def by_frame(happenings: tuple[Happening, ...], fps: float) -> dict[int, list[Ha
 
 
 def clip_sequence(prompt: Prompt, clip: ClipFeatures, fps: float, rng: np.random.Generator) -> Sequence:
-    """The clip as the session would read it, with narrations at their frames and a few questions."""
+    """The clip, its features logits, as the session would read it, with narrations and a few questions."""
     labels, features = clip.clip, clip.features
     sequence = Sequence()
     happenings = by_frame(labels.happenings, fps)

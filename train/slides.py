@@ -10,27 +10,33 @@ import numpy as np
 
 from train.features import PhotographFeatures
 from train.language import in_view
+from train.renaming import Renaming
 from train.sequences import SPEAK_WEIGHT, Sequence
 from videollm.prompt import Prompt
 
 SLIDES = 6
 MADE_UP_SHARE = 0.5
 STAYS_SHARE = 0.5
+LEAST_SHARE = 1e-6  # of a class that isn't seen
 
 
 class Slides:
     """Draws slide shows from photographs and from the names of the classifier's groups.
 
-    The last name of the second group is "nothing": a slide of the first group's class shows it there, and
-    only as far as it is shown the first group speaks, as in a gated connector.
+    The last name of the second group is "nothing": a slide of the first group's class shows it there.
     """
 
     def __init__(
-        self, prompt: Prompt, photographs: list[PhotographFeatures], groups: list[list[str]]
+        self,
+        prompt: Prompt,
+        photographs: list[PhotographFeatures],
+        groups: list[list[str]],
+        renaming: Renaming,
     ) -> None:
         self.prompt = prompt
         self.photographs = photographs
         self.groups = groups
+        self.renaming = renaming
 
     def draw(self, rng: np.random.Generator) -> Sequence:
         sequence = Sequence()
@@ -54,10 +60,9 @@ class Slides:
         """One or two pictures of the same thing, and its name."""
         count = 2 if rng.random() < STAYS_SHARE else 1
         if rng.random() >= MADE_UP_SHARE:
-            photograph = self.photographs[rng.integers(len(self.photographs))]
-            return list(
-                photograph.features[rng.permutation(len(photograph.features))[:count]]
-            ), photograph.name
+            photograph = self.renaming.photograph(self.photographs[rng.integers(len(self.photographs))], rng)
+            views = rng.permutation(len(photograph.features))[:count]
+            return list(photograph.features[views]), photograph.name
         imagenet, learned = self.groups
         shares: tuple[tuple[int, int | None], ...]
         if rng.random() < 0.7:
@@ -71,7 +76,7 @@ class Slides:
         return [self._made_up(shares, rng) for _ in range(count)], name
 
     def _made_up(self, shares: tuple[tuple[int, int | None], ...], rng: np.random.Generator) -> np.ndarray:
-        """Shares [tokens, classes] of a frame: the class at most places, a few others beside it."""
+        """Logits [tokens, classes] of a frame: the class at most places, a few others beside it."""
         tokens = len(self.prompt.frame)
         groups = []
         for size, chosen in shares:
@@ -85,5 +90,4 @@ class Slides:
             for row in range(tokens):
                 np.add.at(group[row], others, (1 - sure[row]) * rng.dirichlet(np.full(len(others), 0.5)))
             groups.append(group)
-        imagenet, learned = groups
-        return np.concatenate([imagenet * learned[:, -1:], learned], axis=1)
+        return np.log(np.concatenate(groups, axis=1) + LEAST_SHARE)

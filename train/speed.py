@@ -1,11 +1,12 @@
 """The whole loop's speed: decode, look, decide, speak; `python -m train.speed CLIP [--dense]` prints JSON.
 
+As `videollm narrate` runs it: decoding ahead, waiting frames read together.
+
 A process for each measurement, so that peak memory is its own.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import resource
 import time
@@ -14,11 +15,12 @@ from typing import Annotated
 
 import typer
 
+from stream.feed import Feed
+from stream.frames import Frame
 from stream.measure import undo_depth
 from stream.sources import open_source
 from videollm.cli.loading import load_session
-
-WARM_UP_FRAMES = 4
+from videollm.cli.play import play
 
 
 def main(
@@ -31,22 +33,19 @@ def main(
     session = load_session(model, device)
     if dense:
         undo_depth(session.model)
-    ends, said = [], 0
-    with open_source(str(clip), session.model.config.fps) as source:
-        for frame in source:
-            said += len(session.step(frame))
-            ends.append(time.perf_counter())
-    # From a frame's end to the next one's: decoding, looking, deciding, speaking.
-    steps = [after - before for before, after in itertools.pairwise(ends)]
-    measured = sorted(steps[WARM_UP_FRAMES:])
+    for _ in range(2):  # the first time warms up
+        session.reset()
+        watched: list[Frame] = []
+        begun = time.perf_counter()
+        with open_source(str(clip), session.model.config.fps) as source, Feed(source) as feed:
+            said = sum(1 for _ in play(feed, session, watched.append))
+        seconds = time.perf_counter() - begun
     print(
         json.dumps(
             {
-                "frames": len(ends),
+                "frames": len(watched),
                 "sayings": said,
-                "frames_per_second": len(measured) / sum(measured),
-                "median_step_ms": 1e3 * measured[len(measured) // 2],
-                "slowest_step_ms": 1e3 * measured[-1],
+                "frames_per_second": len(watched) / seconds,
                 "cache_mib": session.cache_bytes / 2**20,
                 "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
             }

@@ -75,8 +75,7 @@ class ConnectorConfig(PreTrainedConfig):
     """What stands between vision features and the decoder.
 
     "mlp" is Linear-GELU-Linear (VideoLLM-online). "class_names" speaks through the names of things: see
-    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups, `gated` says that
-    the last group lets the others speak, and `hidden_size` is the width of its free path.
+    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups.
     """
 
     model_type = "videollm_connector"
@@ -84,15 +83,11 @@ class ConnectorConfig(PreTrainedConfig):
     def __init__(
         self,
         kind: Literal["mlp", "class_names"] = "mlp",
-        hidden_size: int | None = None,
         groups: list[int] | None = None,
-        gated: bool = False,
         **kwargs: Any,
     ) -> None:
         self.kind = kind
-        self.hidden_size = hidden_size
         self.groups = groups or []
-        self.gated = gated
         super().__init__(**kwargs)
 
 

@@ -132,12 +132,12 @@ def test_joined_clips_follow_each_other_by_a_cut(media: Media) -> None:
     assert joined.features[:20, 0].tolist() == [[0, 0]] * 20 and len(joined.features) == 24
 
 
-def test_parts_share_no_photograph_and_lose_none(media: Media) -> None:
-    many = [Photograph("cup", f"cup/{number}.jpg", b"") for number in range(200)]
-    first, second = Media(many, media.cutouts, media.footage, media.textures).parts()
-    assert sorted([*first.photographs, *second.photographs], key=many.index) == many
-    assert 100 < len(first.photographs) < 140
-    assert first.cutouts == second.cutouts == media.cutouts
+def test_folds_share_no_photograph_and_lose_none(media: Media) -> None:
+    many = [Photograph("cup", f"cup/{number}.jpg", b"") for number in range(300)]
+    folds = Media(many, media.cutouts, media.footage, media.textures).folds()
+    assert sorted([p for fold in folds for p in fold.photographs], key=many.index) == many
+    assert all(70 < len(fold.photographs) < 130 for fold in folds)
+    assert all(fold.cutouts == media.cutouts for fold in folds)
 
 
 def test_every_moment_can_be_told_and_scores_in_full(clips: list[Composition]) -> None:

@@ -18,7 +18,8 @@ from train import language, sequences
 from train.compose import Composition, Happening, Sight
 from train.features import ClipFeatures
 from train.language import Question, narration
-from train.pocket import GLIMPSES_A_SEQUENCE, Lessons
+from train.lessons import GLIMPSES_A_SEQUENCE, Lessons
+from train.renaming import Renaming
 from train.sequences import IGNORED, Sequence, clip_sequence, collate
 from train.slides import Slides
 from videollm import VideoLLM
@@ -130,7 +131,9 @@ def test_glimpses_tell_what_each_frame_shows(prompt: Prompt) -> None:
     labels = Composition(np.zeros((6, 2, 2, 3), np.uint8), pages, (), "album", 0)
     # A frame's features say which page it is of.
     features = np.broadcast_to(np.arange(6, dtype=np.float16)[:, None, None], (6, 10, 8)).copy()
-    lessons = Lessons(prompt, 2.0, [], [ClipFeatures(labels, features)], Slides(prompt, [], [[], []]))
+    renaming = Renaming([], set())
+    slides = Slides(prompt, [], [[], []], renaming)
+    lessons = Lessons(prompt, [], [ClipFeatures(labels, features)], slides, renaming)
     for seed in range(20):
         glimpses = lessons._glimpses(np.random.default_rng(seed))
         shown = glimpses.features[:, 0, 0].astype(int)
@@ -141,13 +144,17 @@ def test_glimpses_tell_what_each_frame_shows(prompt: Prompt) -> None:
         assert told == {at: names[shown[at]] for at in changes}
 
 
-def test_made_up_slides_are_gated_as_the_connector_is(prompt: Prompt) -> None:
-    slides = Slides(prompt, [], [["cat", "dog", "owl"], ["cup", "hat", "nothing"]])
+def test_made_up_slides_are_logits_of_shares(prompt: Prompt) -> None:
+    groups = [["cat", "dog", "owl"], ["cup", "hat", "nothing"]]
+    slides = Slides(prompt, [], groups, Renaming(groups[-1], set()))
     rng = np.random.default_rng(0)
     for chosen in ((0, 2), (None, 1)):
-        shares = slides._made_up(tuple(zip((3, 3), chosen, strict=True)), rng)
-        np.testing.assert_allclose(shares[:, :3].sum(1), shares[:, 5], atol=1e-6)
-        np.testing.assert_allclose(shares[:, 3:].sum(1), 1, atol=1e-6)
+        drawn = [slides._made_up(tuple(zip((3, 3), chosen, strict=True)), rng) for _ in range(100)]
+        shares = np.exp(drawn)  # [frames, tokens, classes]
+        for group, wanted in zip((shares[..., :3], shares[..., 3:]), chosen, strict=True):
+            np.testing.assert_allclose(group.sum(-1), 1, atol=1e-4)
+            if wanted is not None:
+                assert group[:, 0, wanted].mean() > 0.6
 
 
 def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
 from stream.sources.square import pad_to_square
-from train.pocket import class_names
+from train.material import class_names
 from videollm import bases
 from videollm.configuration import ConnectorConfig
 from videollm.connector import ClassNameConnector, MLPConnector, build_connector
@@ -70,36 +70,34 @@ def test_efficientnet_knows_a_cat_and_a_cup_of_coffee() -> None:
         assert word in names[int(logits.argmax())]
 
 
+def named_connector() -> ClassNameConnector:
+    """Of 6 features, four classes and three, the last of which is "nothing of these"."""
+    connector = build_connector(ConnectorConfig(kind="class_names", groups=[4, 3]), 6, 5, places=10)
+    assert isinstance(connector, ClassNameConnector)
+    return connector
+
+
 def test_the_connector_speaks_the_names_of_what_it_sees() -> None:
     torch.manual_seed(0)
-    connector = build_connector(
-        ConnectorConfig(kind="class_names", groups=[4, 3], hidden_size=8), 6, 5, places=10
-    )
-    assert isinstance(connector, ClassNameConnector)
+    connector = named_connector()
     features = torch.randn(2, 10, 6)
-    shares = connector.shares(features)
-    torch.testing.assert_close(shares[..., :4].sum(-1), torch.ones(2, 10))
-    torch.testing.assert_close(shares[..., 4:].sum(-1), torch.ones(2, 10))
-    # The free path starts silent: at first all is said by names.
+    shares = connector.shares(connector.classifier(features))
     torch.testing.assert_close(connector(features), F.linear(shares, connector.names.weight))
     sure = torch.zeros(1, 10, 7)
-    sure[..., 2] = 1
-    torch.testing.assert_close(connector.speak(sure)[0, 0], connector.names.weight[:, 2])
+    sure[..., [2, 6]] = 50  # something of the first group, and nothing of the second
+    spoken = connector.names.weight[:, [2, 6]].sum(1)
+    torch.testing.assert_close(connector.speak(sure)[0, 0], spoken)
 
 
-def test_a_gated_group_speaks_only_where_the_last_one_sees_nothing() -> None:
-    config = ConnectorConfig(kind="class_names", groups=[4, 3], gated=True, hidden_size=8)
-    connector = build_connector(config, 6, 5, places=10)
-    assert isinstance(connector, ClassNameConnector)
-    with torch.no_grad():
-        connector.classifier.weight.zero_()
-    for class_of_last, open_share in ((0, 0.0), (2, 1.0)):
-        with torch.no_grad():
-            connector.classifier.bias.zero_()
-            connector.classifier.bias[4 + class_of_last] = 50.0
-        shares = connector.shares(torch.randn(2, 10, 6))
-        torch.testing.assert_close(shares[..., :4].sum(-1), torch.full((2, 10), open_share))
-        torch.testing.assert_close(shares[..., 4:].sum(-1), torch.ones(2, 10))
+@pytest.mark.parametrize(("class_of_last", "open_share"), [(0, 0.0), (2, 1.0)])
+def test_the_first_group_speaks_only_where_the_last_one_sees_nothing(
+    class_of_last: int, open_share: float
+) -> None:
+    logits = torch.randn(2, 10, 7)
+    logits[..., 4 + class_of_last] = 50
+    shares = named_connector().shares(logits)
+    torch.testing.assert_close(shares[..., :4].sum(-1), torch.full((2, 10), open_share))
+    torch.testing.assert_close(shares[..., 4:].sum(-1), torch.ones(2, 10))
 
 
 def test_connectors_are_built_by_kind() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from videollm.cli.errors import CommandError
 from videollm.cli.loading import pick_device, refuse_namesake
 
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, beside named baselines.")
@@ -76,6 +78,36 @@ def frame(
     table.caption = f"{here.gflops:.0f} GFLOP/s in float32, {here.copy_gbps:.1f} GB/s copied"
     results = [asdict(row) | {"floor_ratio": row.floor_ratio} for row in rows]
     _show(table, {"model": model, "floor": asdict(here), "rows": results}, json_file)
+
+
+@bench.command()
+def decoder(
+    model: Annotated[str, typer.Option(help="pocket, or another on SmolLM2")] = "pocket",
+    json_file: Json = None,
+) -> None:
+    """The decoder alone on the CPU, a word, a frame's tokens and those of eight frames at a time, beside
+    llama.cpp on the same weights.
+
+    \b
+    It needs a compiler once: pip install llama-cpp-python
+    \b
+    Examples:
+    videollm bench decoder --json benchmarks/decoder.json
+    """
+    refuse_namesake()
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise CommandError("llama.cpp is not installed; install it with: pip install llama-cpp-python")
+    with Console(stderr=True).status("measuring"):
+        from stream.peers import measure
+        from videollm import VideoLLM
+
+        rows = measure(lambda: VideoLLM.from_pretrained(model))
+    table = Table("way", "tokens", "median ms", "10 to 90 %")
+    for row in rows:
+        table.add_row(
+            row.way, str(row.tokens), f"{row.median_ms:.1f}", f"{row.low_ms:.1f} to {row.high_ms:.1f}"
+        )
+    _show(table, {"model": model, "rows": [asdict(row) for row in rows]}, json_file)
 
 
 @bench.command()

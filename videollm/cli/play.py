@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from stream.feed import Feed
 from stream.frames import Event, Frame
 
 if TYPE_CHECKING:
+    from stream.feed import Feed
     from stream.session import Session
 
 MOST_TOGETHER = 8  # frames: of more the arithmetic takes as long as of one by one

@@ -1,0 +1,107 @@
+"""What the default model learns from: composed clips, albums and photographs, as logits of classes.
+
+The connector speaks names by a classifier that is no part of the decoder's training, so that its logits are
+all that the decoder needs to see. They are cross-fitted: a picture's come from a classifier that has not seen
+it, and the decoder meets it as unsure, and as wrong, as it will be on pictures that nobody has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from torch import nn
+
+from train import classifier
+from train.compose import album
+from train.features import ClipFeatures, PhotographFeatures, clip_features, photograph_features
+from train.media import load_media
+from train.vocabulary import load_vocabulary
+from videollm import bases
+from videollm.checkpoints import build
+from videollm.configuration import VideoLLMConfig
+from videollm.vision import VisionTower
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Material:
+    """Features are logits here, float16 [.., tokens, classes]."""
+
+    photographs: list[PhotographFeatures]
+    composed: list[ClipFeatures]
+    albums: list[ClipFeatures]
+    names: list[list[str]]  # of the classes, by group: ImageNet's, then those learned here and "nothing"
+    known: set[str]  # whose photographs ImageNet's group names well
+    classifiers: list[nn.Linear]  # of each group, the learned one fitted on everything
+
+
+@dataclass
+class _Fold:
+    photographs: list[PhotographFeatures]
+    composed: list[ClipFeatures]
+    albums: list[ClipFeatures]
+
+    def judged(self, judge: Callable[[np.ndarray], np.ndarray]) -> _Fold:
+        """The same with logits in place of features."""
+        return _Fold(
+            [replace(item, features=judge(item.features)) for item in self.photographs],
+            [replace(item, features=judge(item.features)) for item in self.composed],
+            [replace(item, features=judge(item.features)) for item in self.albums],
+        )
+
+
+def class_names() -> list[str]:
+    """ImageNet's 1000 names, in the order of its classifier."""
+    return (Path(__file__).parent / "imagenet_names.txt").read_text().splitlines()
+
+
+def vision_tower() -> VisionTower:
+    """The frozen one that all of it is seen through."""
+    names = VideoLLMConfig(language_model_name=bases.SMOLLM2, vision_name=bases.EFFICIENTNET_LITE0)
+    return build(names).vision_tower
+
+
+def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Material:
+    """Compose, look and classify, or read what `work` holds already: so many clips and albums in all."""
+    tower, media = vision_tower(), load_media(data, "train").folds()
+    folds = []
+    for number, part in enumerate(media):
+        share = range(number * clips // len(media), (number + 1) * clips // len(media))
+        pages = range(albums // len(media))
+        folds.append(
+            _Fold(
+                photograph_features(part, tower, work / f"photographs-{number}", seed + number),
+                clip_features(part, tower, share, work / f"clips-{number}"),
+                clip_features(part, tower, pages, work / f"albums-{number}", album),
+            )
+        )
+    vocabulary, imagenet = load_vocabulary(), bases.imagenet_classifier()
+    photographs = [photograph for fold in folds for photograph in fold.photographs]
+    known = classifier.known_to_imagenet(photographs, imagenet, class_names(), vocabulary)
+    console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
+    learned = sorted({entry.name for entry in vocabulary.entries})
+
+    def fit(seen: list[_Fold]) -> nn.Linear:
+        scenes = [clip for fold in seen for clip in (*fold.composed, *fold.albums)]
+        return classifier.fit([p for fold in seen for p in fold.photographs], scenes, learned, known, seed)
+
+    whole = fit(folds)
+    judged = []
+    for fold in folds:
+        unseeing = fit([other for other in folds if other is not fold])
+        judged.append(fold.judged(partial(classifier.classify, imagenet, unseeing)))
+    return Material(
+        photographs=[*chain(*(fold.photographs for fold in judged))],
+        composed=[*chain(*(fold.composed for fold in judged))],
+        albums=[*chain(*(fold.albums for fold in judged))],
+        names=[class_names(), [*learned, "nothing"]],
+        known=known,
+        classifiers=[imagenet, whole],
+    )

@@ -1,0 +1,139 @@
+"""Routers beside each other, trained alike: `python -m train.router_quality --data ../shared/data`.
+
+Every router, once a seed, is trained from nothing on the same lessons for the same number of steps, fewer
+than the default model's, and measured on composed clips never trained on: the loss of what is to be said and
+kept silent about, and the narration of a session. What was measured is kept: a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from train.benchmark import watch
+from train.classifier import classify
+from train.compose import FPS, Composition, compose
+from train.features import NO_FRAMES, ClipFeatures, encode
+from train.lessons import Lessons
+from train.material import Material, prepare, vision_tower
+from train.media import load_media
+from train.pocket import Stage, Trainer, export, new_model
+from train.scoring import NarrationScore
+from train.sequences import clip_sequence
+from train.vocabulary import load_vocabulary
+from videollm.cli.loading import load_session
+from videollm.configuration import DepthConfig
+
+ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
+# Neither the training clips' seeds nor the default model's benchmark's.
+CLIP_SEED = 2_000_000
+NARRATED_CLIPS = 60
+LOSS_CLIPS = 200
+BATCH = 4
+
+console = Console()
+
+
+def held_out(data: Path, material: Material) -> list[tuple[Composition, ClipFeatures]]:
+    """Clips never trained on, with the logits of the classifiers that were fitted on all of training."""
+    media, tower = load_media(data, "heldout"), vision_tower()
+    imagenet, learned = material.classifiers
+    clips = []
+    for seed in track(range(CLIP_SEED, CLIP_SEED + LOSS_CLIPS), "held-out clips"):
+        clip = compose(media, seed)
+        logits = classify(imagenet, learned, encode(tower, clip.frames))
+        labels = Composition(NO_FRAMES, clip.sights, clip.happenings, clip.kind, seed)
+        clips.append((clip, ClipFeatures(labels, logits)))
+    return clips
+
+
+def measure(
+    router: str,
+    seed: int,
+    steps: tuple[int, int],
+    material: Material,
+    clips: list[tuple[Composition, ClipFeatures]],
+    work: Path,
+) -> dict[str, float]:
+    """Train one model and score it; what training wrote is removed again."""
+    torch.manual_seed(seed)
+    work.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(new_model(material, DepthConfig(router=router)), work, seed)
+    lessons = Lessons.of(material, trainer.prompt)
+    begun = time.perf_counter()
+    trainer.run(Stage("naming", steps[0], lessons.shows))
+    trainer.run(Stage("clips", steps[1], lessons.clips))
+    seconds = time.perf_counter() - begun
+    sequences = [
+        clip_sequence(trainer.prompt, features, FPS, np.random.default_rng(features.clip.seed))
+        for _, features in clips
+    ]
+    with torch.no_grad():
+        losses = [
+            trainer.loss(sequences[at : at + BATCH])[0].item() for at in range(0, len(sequences), BATCH)
+        ]
+    export(trainer.model, trainer.adapted, work / "model")
+    session, score = load_session(str(work / "model"), "cpu"), NarrationScore()
+    for clip, _ in track(clips[:NARRATED_CLIPS], "narrating"):
+        score.add(clip.happenings, watch(session, clip.frames), load_vocabulary())
+    shutil.rmtree(work)
+    return {"loss": mean(losses), "training_seconds": seconds, **score.row()}
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> Table:
+    columns = ("loss", "named", "narrated", "time_diff", "false_per_event", "training_seconds")
+    shown = Table("router", "seeds", *columns)
+    for router, runs in results.items():
+        cells = []
+        for column in columns:
+            values = [run[column] for run in runs]
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{spread}")
+        shown.add_row(router, str(len(runs)), *cells)
+    return shown
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
+    out: Annotated[Path, typer.Option(help="where the figures go")] = Path("benchmarks/routers.json"),
+    work: Annotated[Path, typer.Option(help="where features are kept")] = Path("runs/pocket"),
+    clips: Annotated[int, typer.Option(help="number of composed clips to learn from")] = 1300,
+    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 600,
+    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 40,
+    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 80,
+    seeds: Annotated[int, typer.Option(help="models of each router")] = 3,
+) -> None:
+    """Train and measure every router."""
+    recipe = {"clips": clips, "albums": albums, "naming_steps": naming_steps, "clip_steps": clip_steps}
+    results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"recipe": recipe, "runs": {}}
+    if results["recipe"] != recipe:
+        raise typer.BadParameter(f"{out} is of another recipe ({results['recipe']}); name another --out")
+    work.mkdir(parents=True, exist_ok=True)
+    material = prepare(data, work, clips, albums, seed=0)
+    unseen = held_out(data, material)
+    for seed, router in itertools.product(range(seeds), ROUTERS):
+        runs = results["runs"].setdefault(router, [])
+        if len(runs) <= seed:
+            console.print(f"[bold]{router}, seed {seed}")
+            steps = naming_steps, clip_steps
+            runs.append(measure(router, seed, steps, material, unseen, work / f"{router}-{seed}"))
+            partial = out.with_suffix(".part")
+            partial.write_text(json.dumps(results, indent=1) + "\n")
+            partial.replace(out)
+    console.print(table(results["runs"]))
+
+
+if __name__ == "__main__":
+    typer.run(main)
