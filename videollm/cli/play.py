@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stream.feed import Feed
     from stream.session import Session
 
-MOST_TOGETHER = 8  # frames: of more the arithmetic takes as long as of one by one
+MOST_TOGETHER = 8  # frames; with more a file is read no faster (benchmarks/README.md)
 
 
 def play(
