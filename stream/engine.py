@@ -107,7 +107,7 @@ class Engine:
     def _read(self, batch: list[tuple[int, tuple[Script, Read]]], done: dict[int, list[Event]]) -> None:
         """One chunk of each of these streams, as one batch, and what they do with it."""
         chunks = [Chunk(slot, wanted.ids, wanted.pixels, wanted.ends) for slot, (_, wanted) in batch]
-        ends = [1 if chunk.ends is None else len(chunk.ends) for chunk in chunks]
+        ends = [len(chunk.asked) for chunk in chunks]
         logits = read(self.model, chunks, self.cache).split(ends)  # each [ends, vocabulary]
         for (slot, (script, _)), its in zip(batch, logits, strict=True):
             del self._running[slot]

@@ -98,7 +98,7 @@ def measure(load: Callable[[], VideoLLM]) -> tuple[Machine, list[Row]]:
             words[way].append(time.perf_counter() - started)
     rows = []
     for way, session in sessions.items():
-        low, median, high = (1e3 * time for time in _spread(frames[way]))
+        low, median, high = (1e3 * time for time in spread(frames[way]))
         work, weights = gflop[way[1]], _weight_bytes(session.model)
         floor = max(work / here.gflops, weights / 1e9 / here.copy_gbps)
         rows.append(
@@ -167,6 +167,7 @@ def _times(work: Callable[[], object]) -> list[float]:
     return times
 
 
-def _spread(times: list[float]) -> tuple[float, float, float]:
+def spread(times: list[float]) -> tuple[float, float, float]:
+    """Tenth percentile, median, ninetieth percentile."""
     ordered = sorted(times)
     return ordered[len(ordered) // 10], statistics.median(ordered), ordered[-1 - len(ordered) // 10]

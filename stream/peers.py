@@ -6,7 +6,6 @@ behind the same history; tokens of text, so that every one of them runs in every
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 
 from stream.engine import Engine
+from stream.measure import spread
 from videollm import VideoLLM, bases
 from videollm.inference import prepare_for_inference
 from videollm.packed import Chunk, read
@@ -59,8 +59,8 @@ def measure(load: Callable[[], VideoLLM]) -> list[Row]:
                     if repeat >= 2:
                         times[way].append(1e3 * (time.perf_counter() - begun))
             for way, taken in times.items():
-                low, *_, high = statistics.quantiles(taken, n=10)
-                rows.append(Row(way, tokens, statistics.median(taken), low, high))
+                low, median, high = spread(taken)
+                rows.append(Row(way, tokens, median, low, high))
         return rows
 
 

@@ -146,8 +146,7 @@ class Session:
 
     def _room_for_frames(self) -> int:
         """How many frames fit into the context before a reply; one goes in always."""
-        reply = len(self.prompt.reply) + MAX_REPLY_TOKENS
-        room = self.engine.context - self.seen_tokens - len(self._lead) - reply
+        room = self._room - len(self.prompt.reply)
         return max(1, (room + 1) // (len(self.prompt.frame) + 1))
 
     def ending(self) -> Script:
@@ -189,9 +188,14 @@ class Session:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
         return str(self.prompt.tokenizer.decode(said)).strip()
 
+    @property
+    def _room(self) -> int:
+        """How many tokens fit into the context before a reply, behind the lead."""
+        return self.engine.context - self.seen_tokens - len(self._lead) - MAX_REPLY_TOKENS
+
     def _make_room(self, coming: int) -> Script:
         """Begin a new context where `coming` tokens and a reply don't fit into this one."""
-        if self.seen_tokens + len(self._lead) + coming + MAX_REPLY_TOKENS <= self.engine.context:
+        if coming <= self._room:
             return []
         kept = len(self._moments)
         while self._moment_tokens() > self.engine.context * MOMENTS_SHARE:

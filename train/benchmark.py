@@ -34,6 +34,7 @@ from stream.sources.square import pad_to_square
 from train.compose import FPS, SIZE, Composition, compose, pan
 from train.language import answers, questions
 from train.media import Media, Photograph, load_media
+from train.options import Data
 from train.report import render
 from train.scoring import NarrationScore
 from train.vocabulary import Vocabulary, load_vocabulary
@@ -243,7 +244,7 @@ def machine() -> dict[str, str]:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="where the tables go")] = Path("benchmarks"),
     model: Annotated[str, typer.Option(help="the model to measure")] = "pocket",
     only: Annotated[list[str] | None, typer.Option(help="just these parts")] = None,

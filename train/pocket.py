@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from train.lessons import Lessons
 from train.material import Material, prepare
+from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.sequences import IGNORED, Sequence, collate
 from videollm import bases
 from videollm.checkpoints import build
@@ -84,7 +85,7 @@ def adapt(model: VideoLLM) -> PeftModel:
     """Rank-16 adapters on every linear layer of the decoder, connector and routers trained whole."""
     config = LoraConfig(r=16, lora_alpha=32, target_modules=ADAPTED, modules_to_save=["connector", "router"])
     adapted = get_peft_model(model, config)
-    # What the two classifiers know about pictures is not to be bent towards a few thousand sentences.
+    # Lessons are its logits already.
     trained_connector(model).classifier.requires_grad_(False)
     return adapted
 
@@ -195,20 +196,19 @@ def export(model: VideoLLM, adapted: PeftModel, folder: Path) -> None:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
-    work: Annotated[Path, typer.Option(help="where stages are kept")] = Path("runs/pocket"),
-    clips: Annotated[int, typer.Option(help="number of composed clips")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 600,
-    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 200,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 800,
+    work: Work = Path("runs/pocket"),
+    clips: Clips = 1300,
+    albums: Albums = 600,
+    naming_steps: NamingSteps = 200,
+    clip_steps: ClipSteps = 800,
     seed: Annotated[
         int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
     ] = 0,
 ) -> None:
     """Make the default model from pictures and clips."""
     torch.manual_seed(seed)
-    work.mkdir(parents=True, exist_ok=True)
     material = prepare(data, work, clips, albums, seed)
     trainer = Trainer(new_model(material, DepthConfig()), work, seed)
     lessons = Lessons.of(material, trainer.prompt)

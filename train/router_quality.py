@@ -29,6 +29,7 @@ from train.features import NO_FRAMES, ClipFeatures, encode
 from train.lessons import Lessons
 from train.material import Material, prepare, vision_tower
 from train.media import load_media
+from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.pocket import Stage, Trainer, export, new_model
 from train.scoring import NarrationScore
 from train.sequences import clip_sequence
@@ -106,13 +107,13 @@ def table(results: dict[str, list[dict[str, float]]]) -> Table:
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder with the tar files of pictures and clips")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="where the figures go")] = Path("benchmarks/routers.json"),
-    work: Annotated[Path, typer.Option(help="where features are kept")] = Path("runs/pocket"),
-    clips: Annotated[int, typer.Option(help="number of composed clips to learn from")] = 1300,
-    albums: Annotated[int, typer.Option(help="number of albums of single frames")] = 600,
-    naming_steps: Annotated[int, typer.Option(help="steps of slide shows")] = 40,
-    clip_steps: Annotated[int, typer.Option(help="steps of composed clips")] = 80,
+    work: Work = Path("runs/pocket"),
+    clips: Clips = 1300,
+    albums: Albums = 600,
+    naming_steps: NamingSteps = 40,
+    clip_steps: ClipSteps = 80,
     seeds: Annotated[int, typer.Option(help="models of each router")] = 3,
 ) -> None:
     """Train and measure every router."""
@@ -120,7 +121,6 @@ def main(
     results: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {"recipe": recipe, "runs": {}}
     if results["recipe"] != recipe:
         raise typer.BadParameter(f"{out} is of another recipe ({results['recipe']}); name another --out")
-    work.mkdir(parents=True, exist_ok=True)
     material = prepare(data, work, clips, albums, seed=0)
     unseen = held_out(data, material)
     for seed, router in itertools.product(range(seeds), ROUTERS):

@@ -35,6 +35,11 @@ class Chunk(NamedTuple):
     pixels: Tensor | None = None
     ends: tuple[int, ...] | None = None
 
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """After how many of its tokens it is asked what comes next."""
+        return (len(self.ids),) if self.ends is None else self.ends
+
 
 @torch.inference_mode()
 def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
@@ -71,7 +76,7 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
     for chunk in chunks:
         cache.seen[chunk.slot] += len(chunk.ids)
     starts = [0, *accumulate(counts)]
-    rows = [starts[c.slot] + end - 1 for c in chunks for end in c.ends or (len(c.ids),)]
+    rows = [starts[c.slot] + end - 1 for c in chunks for end in c.asked]
     return model.lm_head(model.model.norm(hidden[0, rows])).float()
 
 
