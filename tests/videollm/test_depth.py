@@ -100,17 +100,14 @@ def test_skipped_tokens_pass_unchanged_and_the_frame_end_always_runs() -> None:
 
 
 @torch.inference_mode()
-def test_a_batch_equals_its_rows_whatever_number_of_frames_each_holds() -> None:
+def test_a_batch_equals_its_rows() -> None:
     model = small_model()
     frame = [model.config.frame_token_id] * model.config.tokens_per_frame
-    rows = [[1, *frame, 2, *frame, 3], [1, 2, 3], [4, *frame, 5]]
-    pixels = pictures(3)
-    longest = max(map(len, rows))
-    batch = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    together = model(batch, pixel_values=pixels).logits
-    for index, (row, own) in enumerate(zip(rows, (pixels[:2], None, pixels[2:]), strict=True)):
+    rows, pixels = [[1, *frame, 2, *frame, 3], [*frame, 4, *frame, 5, 6]], pictures(4)
+    together = model(torch.tensor(rows), pixel_values=pixels).logits
+    for row, own, logits in zip(rows, pixels.split(2), together, strict=True):
         alone = model(torch.tensor([row]), pixel_values=own).logits[0]
-        torch.testing.assert_close(together[index, : len(row)], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=0)
 
 
 def test_the_router_learns() -> None:
@@ -129,12 +126,12 @@ def test_mixed_precision_trains() -> None:
     assert all(layer.router.score.weight.grad.any() for layer in model.model.layers)
 
 
-def test_streams_of_unequal_frames_cannot_share_a_cache() -> None:
+def test_rows_that_keep_different_numbers_of_tokens_are_no_batch() -> None:
     model = small_model()
     frame = [model.config.frame_token_id] * model.config.tokens_per_frame
     batch = torch.tensor([[1, *frame], [1] * (1 + len(frame))])
-    with pytest.raises(ValueError, match="same number of frames"):
-        model(batch, pixel_values=pictures(1), past_key_values=StreamCache(model.config.text_config))
+    with pytest.raises(ValueError, match="pack them into one row"):
+        model(batch, pixel_values=pictures(1))
 
 
 def test_sliding_attention_is_refused() -> None:
