@@ -1,5 +1,7 @@
-"""A small random model and lessons of noise for it. As a program, `small_trainer.py ROUTER OUT`, it is trained by as
-many processes as are launched."""
+"""A small random model and lessons of noise for it.
+
+As a program, `small_trainer.py ROUTER OUT`, it is trained by as many processes as are launched.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training learns the same however it is dealt out: in rows, in processes, checkpointed, stopped and resumed."""
+"""Training learns the same in rows, in processes, with checkpoints, and when it is stopped and goes on."""
 
 from __future__ import annotations
 
