@@ -12,6 +12,7 @@ Stages, each kept under `--work` so that a run that was stopped goes on where it
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, cast
@@ -35,6 +36,7 @@ from videollm.connector import ClassNameConnector
 from videollm.modeling import VideoLLM
 
 SYSTEM_PROMPT = "Watch and say what happens."
+PREPARATION = timedelta(hours=12)  # how long other processes wait for the one that prepares the material
 CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 
 console = Console()
@@ -103,15 +105,16 @@ def main(
     ] = False,
 ) -> None:
     """Make the default model from pictures and clips."""
-    torch.manual_seed(seed)
-    with PartialState().main_process_first():
+    with PartialState(timeout=PREPARATION).main_process_first():
         material = prepare(data, work, clips, albums, seed)
+    torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
     trainer = Trainer(new_model(material, DepthConfig()), work, seed, accumulate, checkpointing)
     lessons = Lessons.of(material, trainer.prompt)
     trainer.run(Stage("naming", naming_steps, lessons.shows))
     trainer.run(Stage("clips", clip_steps, lessons.clips))
     export(trainer.model, trainer.adapted, out)
-    console.print(f"the model is in {out}")
+    if trainer.accelerator.is_main_process:
+        console.print(f"the model is in {out}")
 
 
 if __name__ == "__main__":

@@ -43,14 +43,14 @@ def small_trainer(work: Path, router: str = "top_k", **options: object) -> Train
     return Trainer(model, work, seed=0, **options)
 
 
-def noise(rng: np.random.Generator, count: int = 4) -> list[Sequence]:
+def noise(rng: np.random.Generator, count: int = 4, frame: int = 300) -> list[Sequence]:
     """Sequences of one to six frames, learned from behind each frame and at some words."""
     sequences = []
     for _ in range(count):
         sequence = Sequence()
         sequence.read(rng.integers(0, 256, 8).tolist())
         for _ in range(rng.integers(1, 7)):
-            sequence.read([300] * 10)
+            sequence.read([frame] * 10)
             sequence.pictures.append(rng.standard_normal((10, sum(GROUPS)), np.float32))
             sequence.expect(int(rng.integers(256)), weight=2.0)
             sequence.say(rng.integers(0, 256, rng.integers(1, 9)).tolist())

@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from small_trainer import noise, small_trainer, weights
+from small_trainer import GROUPS, noise, small_trainer, weights
 from torch import Tensor
 
 from train import trainer
-from train.sequences import Sequence
+from train.pocket import export
+from train.sequences import Sequence, pack
 from train.trainer import Stage, Trainer
+from videollm import VideoLLM, VideoLLMConfig, bases
+from videollm.checkpoints import build
+from videollm.configuration import ConnectorConfig
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +105,33 @@ def test_a_stopped_stage_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
     for of in (whole, again):
         of.run(Stage("clips", 2, noise))
     check_equal(weights(again), weights(whole))
+
+
+@pytest.mark.slow
+def test_what_is_exported_loads_as_it_was_trained(tmp_path: Path) -> None:
+    """On the real base model, in half precision; a model card that lies there stays."""
+    config = VideoLLMConfig(
+        language_model_name=bases.SMOLLM2,
+        vision_name=bases.EFFICIENTNET_LITE0,
+        connector_config=ConnectorConfig(kind="class_names", groups=GROUPS),
+    )
+    of = Trainer(build(config), tmp_path, seed=0)
+    sequences = noise(np.random.default_rng(0), 2, frame=of.model.config.frame_token_id)
+    of.step(sequences)
+    (tmp_path / "README.md").write_text("the card")
+    export(of.model, of.adapted, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "the card"
+    loaded = VideoLLM.from_pretrained(tmp_path)
+    row = pack(sequences, torch.device("cpu"))
+    with torch.no_grad():
+        trained = of.adapted.merge_and_unload()
+        expected, found = (
+            model(
+                row.ids, frame_embeds=model.connector.speak(row.pictures), sequence_lengths=row.lengths
+            ).logits
+            for model in (trained, loaded)
+        )
+    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=5e-3, rtol=0)
 
 
 @pytest.mark.slow
