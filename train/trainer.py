@@ -103,17 +103,18 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision(), gradient_accumulation_steps=accumulate
         )
-        trained = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
+        objective = Objective(self.adapted).train()
+        trained = {n: p for n, p in objective.named_parameters() if p.requires_grad}
         groups = [
             {"params": [p for n, p in trained.items() if part in n], "lr": rate, "top": rate}
             for part, rate in LEARNING_RATES.items()
         ]
-        self.objective, self.optimizer = self.accelerator.prepare(
-            Objective(self.adapted).train(), torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-        )
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+        self.trained = trained.keys()
+        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
 
     def run(self, stage: Stage) -> None:
-        """Train, from where the stage was left."""
+        """Train, from where the stage was left. ValueError where that was with another model."""
         self.optimizer.state.clear()  # of the stage before
         state = self.work / f"{stage.name}.pt"
         for step in range(self._resume(state), stage.steps):
@@ -150,7 +151,7 @@ class Trainer:
         return mean, self._shares(torch.cat(said), torch.cat(targets))
 
     def loss(self, sequences: list[Sequence]) -> float:
-        """The same of sequences not learned from, in the precision of the weights."""
+        """The loss of sequences that are not learned from, in the precision of the weights."""
         row = pack(sequences, self.accelerator.device)
         with torch.no_grad():
             return Objective(self.adapted)(row, row.weights.sum().item())[0].item()
@@ -176,6 +177,8 @@ class Trainer:
         if not path.is_file():
             return 0
         state = torch.load(path, weights_only=True)
+        if state["weights"].keys() != self.trained:
+            raise ValueError(f"{path} was kept of another model; remove it, or work in another folder")
         set_state_dict(
             self.objective,
             self.optimizer.optimizer,

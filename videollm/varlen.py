@@ -50,11 +50,14 @@ def sequence_attention(
     One kernel for all sequences on a CUDA device in 16 bits; elsewhere one a sequence, which the CPU is
     fastest with.
     """
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0:
+    device = query.device.type
+    # The kernel doesn't take part in autocast by itself.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    if query.is_cuda and dtype in (torch.float16, torch.bfloat16) and dropout == 0:
         attended = varlen_attn(
-            query[0].transpose(0, 1),  # [total, heads, head_dim]
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
+            query[0].transpose(0, 1).to(dtype),  # [total, heads, head_dim]
+            key[0].transpose(0, 1).to(dtype),
+            value[0].transpose(0, 1).to(dtype),
             packing.starts,
             packing.starts,
             packing.longest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from videollm.configuration import ConnectorConfig
 
 
 @pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """To be compared to the last digits; `accelerate` holds one precision a process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(trainer, "mixed_precision", lambda: "no")
@@ -105,6 +106,12 @@ def test_a_stopped_stage_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
     for of in (whole, again):
         of.run(Stage("clips", 2, noise))
     check_equal(weights(again), weights(whole))
+
+
+def test_what_another_model_kept_is_refused(tmp_path: Path) -> None:
+    small_trainer(tmp_path, "random").run(Stage("naming", 1, noise))
+    with pytest.raises(ValueError, match="another model"):
+        small_trainer(tmp_path, "top_k").run(Stage("naming", 1, noise))
 
 
 @pytest.mark.slow

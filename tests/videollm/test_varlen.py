@@ -99,8 +99,8 @@ def test_the_loss_is_that_of_all_learned_tokens(texts: list[list[int]]) -> None:
 
 
 def test_the_thresholds_loss_is_over_all_frames_of_the_row() -> None:
-    """Its parts are means over frames, so that frames all alike give the row what each gives alone, and
-    others their mean where the term is linear: here it is computed from all frames' gates at once."""
+    """It is what the router says of all frames of all dialogues at once, not the mean of what it says of each
+    dialogue: the share that runs is held over the row."""
     model, generator = restless_model("threshold", layers=[1], ratio=0.3), torch.Generator().manual_seed(0)
     alone = [dialogue(model, words, generator) for words in ([2, 3, 1], [4], [1, 2, 2, 5])]
     layer, seen = model.model.layers[1], []
@@ -109,7 +109,7 @@ def test_the_thresholds_loss_is_over_all_frames_of_the_row() -> None:
         model(ids, frame_embeds=frames)
     expected = layer.router(torch.cat(seen), torch.zeros(5)).loss
     ids, frames = torch.cat([ids for ids, _ in alone], 1), torch.cat([frames for _, frames in alone])
-    packed = model(ids, frame_embeds=frames, sequence_lengths=[ids.shape[1] for ids, _ in alone])
+    packed = model(ids, frame_embeds=frames, sequence_lengths=[own.shape[1] for own, _ in alone])
     torch.testing.assert_close(packed.aux_loss, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -177,7 +177,7 @@ def test_the_cuda_kernel_is_the_reference() -> None:
     alone = [dialogue(model, words, generator) for words in ([9, 2, 40], [1], [60, 5, 5, 80])]
     alone = [(ids.cuda(), frames.cuda().bfloat16()) for ids, frames in alone]
     ids, frames = torch.cat([ids for ids, _ in alone], 1), torch.cat([frames for _, frames in alone])
-    packed = model(ids, frame_embeds=frames, sequence_lengths=[ids.shape[1] for ids, _ in alone]).logits[0]
+    packed = model(ids, frame_embeds=frames, sequence_lengths=[own.shape[1] for own, _ in alone]).logits[0]
     packed.float().square().mean().backward()
     found = gradients(model)
     apart = torch.cat([model(own, frame_embeds=pictures).logits[0] for own, pictures in alone])
