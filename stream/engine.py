@@ -11,7 +11,6 @@ from torch import Tensor
 from stream.frames import Event
 from videollm import VideoLLM
 from videollm.packed import Chunk, read
-from videollm.quantized import is_quantized
 from videollm.slab import SlabCache
 
 
@@ -86,10 +85,8 @@ class Engine:
         for slot, waiting in self._waiting.items():
             while waiting and slot not in self._running and slot not in done:
                 self._advance(slot, waiting.popleft(), None, done)
-        running = list(self._running.items())
-        if running:
-            for batch in [[one] for one in running] if is_quantized(self.model) else [running]:
-                self._read(batch, done)
+        if self._running:
+            self._read(list(self._running.items()), done)
         return done
 
     def run(self, slot: int, script: Script) -> list[Event]:

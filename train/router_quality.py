@@ -41,8 +41,8 @@ from videollm.configuration import DepthConfig
 ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
 # Neither the training clips' seeds nor the default model's benchmark's.
 CLIP_SEED = 2_000_000
-NARRATED_CLIPS = 60
-LOSS_CLIPS = 200
+NARRATED_CLIPS = 30
+LOSS_CLIPS = 100
 BATCH = 4
 
 console = Console()
@@ -110,8 +110,8 @@ def main(
     work: Work = Path("runs/pocket"),
     clips: Clips = 1300,
     albums: Albums = 600,
-    naming_steps: NamingSteps = 40,
-    clip_steps: ClipSteps = 80,
+    naming_steps: NamingSteps = 30,
+    clip_steps: ClipSteps = 50,
     seeds: Annotated[int, typer.Option(help="models of each router")] = 3,
 ) -> None:
     """Train and measure every router."""

@@ -66,7 +66,9 @@ class MixtureOfDepthsLayer(nn.Module):
         if routing.loss is not None and router_losses is not None:
             router_losses.append(routing.loss)
 
-        rows = kept.flatten().nonzero()[:, 0]  # [batch * running], of the flattened batch
+        frames, tokens = frame_index.shape
+        # [batch * running], of the flattened batch
+        rows = _places(kept.flatten(), None if routing.k is None else (tokens - routing.k) * frames)
         if batch > 1 and kept.sum(1).unique().numel() > 1:
             raise ValueError(
                 "rows of a batch keep different numbers of tokens; pack them into one row (sequence_lengths=)"
@@ -135,6 +137,13 @@ def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
         router = kind(depth, config.hidden_size, index, len(layers))
         layers[index] = MixtureOfDepthsLayer(layers[index], router, config, index)
     return decoder
+
+
+def _places(kept: Tensor, skipped: int | None) -> Tensor:
+    """Where `kept` [total] is true, ascending; a GPU isn't waited for where the number of others is known."""
+    if skipped is None:
+        return kept.nonzero()[:, 0]
+    return kept.nonzero_static(size=len(kept) - skipped)[:, 0]
 
 
 def _select_rotary(
