@@ -22,7 +22,8 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from videollm.cache import StreamCache
 from videollm.configuration import DepthConfig, as_config
 from videollm.depth import MixtureOfDepthsLayer, convert
-from videollm.packed import ATTENTION
+from videollm.layer_budget import LayerBudgetCache
+from videollm.packed import ATTENTION, decode
 from videollm.routers import ScoringRouter
 
 
@@ -74,6 +75,12 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self.add_decoder()
         self.post_init()
 
+    @property
+    def context(self) -> int:
+        """The longest context that training has shown the model, in tokens."""
+        config = self.config
+        return getattr(config, "context_tokens", None) or config.text_config.max_position_embeddings
+
     def add_decoder(self) -> None:
         """Build the decoder of the configuration, converted, and its head."""
         text = self.config.text_config
@@ -99,6 +106,8 @@ class DepthLM(PreTrainedModel, GenerationMixin):
 
         `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Batches are
         padded on the right and need no mask, so that `attention_mask` may be left out and must be all ones.
+        `past_key_values` is a `StreamCache`, which grows with what is read, also in training, or a
+        `LayerBudgetCache`, whose memory is fixed and whose rows may hold unequal numbers; only inference.
         `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
         (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
         [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
@@ -110,22 +119,13 @@ class DepthLM(PreTrainedModel, GenerationMixin):
             raise ValueError("pad batches on the right, without an attention mask")
         if inputs_embeds is None:
             inputs_embeds = self.model.embed_tokens(input_ids)  # [batch, sequence, dim]
-        if past_key_values is None and use_cache:
-            past_key_values = StreamCache(self.config.text_config)
-        seen = past_key_values.seen_tokens if isinstance(past_key_values, StreamCache) else 0
-        sequence = inputs_embeds.shape[1]
         router_losses: list[Tensor] = []
-        hidden = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=self._dense_mask(inputs_embeds, past_key_values),
-            position_ids=torch.arange(seen, seen + sequence, device=inputs_embeds.device)[None],
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
-            frame_index=frame_index,
-            router_losses=router_losses,
-        ).last_hidden_state  # [batch, sequence, dim]
-        if isinstance(past_key_values, StreamCache):
-            past_key_values.seen_tokens += sequence
+        if isinstance(past_key_values, LayerBudgetCache):
+            hidden = self._read_rows(inputs_embeds, frame_index, past_key_values)
+        else:
+            if past_key_values is None and use_cache:
+                past_key_values = StreamCache(self.config.text_config)
+            hidden = self._read(inputs_embeds, frame_index, past_key_values, router_losses)
 
         router_loss = torch.stack(router_losses).sum() if router_losses else None
         if labels is not None:
@@ -142,6 +142,43 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         return MoeCausalLMOutputWithPast(
             loss=loss, aux_loss=router_loss, logits=logits, past_key_values=past_key_values
         )
+
+    def _read(
+        self,
+        inputs_embeds: Tensor,
+        frame_index: Tensor | None,
+        cache: Cache | None,
+        router_losses: list[Tensor],
+    ) -> Tensor:
+        """[batch, sequence, dim] through the decoder, as `transformers` runs it."""
+        seen = cache.seen_tokens if isinstance(cache, StreamCache) else 0
+        sequence = inputs_embeds.shape[1]
+        hidden = self.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=self._dense_mask(inputs_embeds, cache),
+            position_ids=torch.arange(seen, seen + sequence, device=inputs_embeds.device)[None],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            frame_index=frame_index,
+            router_losses=router_losses,
+        ).last_hidden_state
+        if isinstance(cache, StreamCache):
+            cache.seen_tokens += sequence
+        return hidden
+
+    def _read_rows(
+        self, inputs_embeds: Tensor, frame_index: Tensor | None, cache: LayerBudgetCache
+    ) -> Tensor:
+        """[batch, sequence, dim] through the decoder, each row behind what its slot of the cache holds."""
+        batch, sequence, _ = inputs_embeds.shape
+        if batch != cache.slots:
+            raise ValueError(f"a batch of {batch} needs a cache of as many slots, not of {cache.slots}")
+        packed = inputs_embeds.flatten(0, 1)[None]  # [1, batch * sequence, dim]
+        text = torch.ones(batch * sequence, dtype=torch.bool, device=packed.device)
+        if frame_index is not None:
+            text[frame_index.flatten()] = False
+        hidden = decode(self, packed, frame_index, cache, [sequence] * batch, text)
+        return self.model.norm(hidden).view_as(inputs_embeds)
 
     def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Any:
         """The mask of the layers that don't route. The stock decoder sizes one by layer 0, which is wrong
@@ -166,8 +203,9 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """`generate` starts with the whole prompt and its frames, and goes on token by token."""
-        if not isinstance(past_key_values, StreamCache) or past_key_values.seen_tokens == 0:
+        if not isinstance(past_key_values, StreamCache | LayerBudgetCache):
             past_key_values = StreamCache(self.config.text_config)
+        if past_key_values.seen_tokens == 0:
             frames: dict[str, Any] = {
                 name: kwargs[name] for name in ("pixel_values", "frame_embeds") if name in kwargs
             }
