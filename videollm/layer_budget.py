@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -161,6 +161,27 @@ class LayerBudgetCache(Cache):
         slab = self.layers[layer]
         slab.append(query, key, value, packing.marks_in(layer), packing)
         return slab
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """What an unconverted model of `transformers` calls: append to every slot, key and value [slots,
+        kv_heads, tokens, head_dim], and give all they hold, [slots, kv_heads, length, head_dim].
+
+        Raises ValueError where they don't fit, and for a cache that evicts.
+        """
+        tokens = key_states.shape[2]
+        if self.evicts:
+            raise ValueError("an unconverted model knows nothing of eviction: give its cache no budgets")
+        if tokens > self.room(0):
+            raise ValueError(self._refusal(0, tokens))
+        if layer_idx == len(self.layers) - 1:
+            self.seen = [seen + tokens for seen in self.seen]
+        return self.layers[layer_idx].update(key_states, value_states)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How much all streams have read, though a layer may hold less. ValueError where that differs."""
+        return self.seen_tokens
 
     def reset(self, slot: int | None = None) -> None:
         """Forget a stream, or all."""

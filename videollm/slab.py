@@ -236,16 +236,8 @@ class SlabLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """What an unconverted model of `transformers` calls: append to every slot, key and value [slots,
-        kv_heads, tokens, head_dim], and give all they hold, [slots, kv_heads, length, head_dim].
-
-        Raises ValueError where the slots hold unequal numbers, and where the tokens don't fit.
-        """
+        """See `LayerBudgetCache.update`."""
         first, tokens = self.get_seq_length(), key_states.shape[2]
-        if self.marks is not None:
-            raise ValueError("a model of transformers knows nothing of eviction: give its cache no budget")
-        if first + tokens > self.capacity:
-            raise ValueError(f"{tokens} tokens behind {first} don't fit into a cache of {self.capacity}")
         self.keys[:, :, first : first + tokens] = key_states
         self.values[:, :, first : first + tokens] = value_states
         self.lengths += tokens

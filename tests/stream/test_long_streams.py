@@ -81,7 +81,7 @@ def test_nothing_unwritten_is_ever_attended_to() -> None:
 def test_an_evicting_context_never_begins_anew() -> None:
     engine = long_engine(400, Budgets((60,) * 4, headroom=40))
     session = Session(engine.model, threshold=1.0, engine=engine)
-    session.ask("Why " * 24, 3.0)  # longer than the headroom: read in pieces
+    session.ask("Why " * 16, 3.0)  # longer than the headroom: read in pieces
     events = [event for at in range(0, 24, 6) for event in session.step(*frames(24)[at : at + 6])]
     assert session.seen_tokens > 2 * 400
     assert {event.kind for event in events} == {"narration", "question", "answer"}

@@ -25,6 +25,7 @@ LAYERS, SLOTS, HEADS, KV_HEADS, DIM = 4, 3, 4, 2, 16
 CONTEXT = 30
 BUDGETS = Budgets((11, 14, 11, 18), sinks=2, window=4, headroom=7)
 ROUTED = (1, 3)  # layers that store a part of the tokens
+COUNTS = st.lists(st.integers(0, BUDGETS.headroom), min_size=SLOTS, max_size=SLOTS).filter(any)
 FREQUENCIES = 10000.0 ** -(torch.arange(0, DIM, 2, dtype=torch.float64) / DIM)
 
 
@@ -148,7 +149,11 @@ class CacheMachine(RuleBasedStateMachine):
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.random, dtype=torch.float64)
 
-    @rule(counts=st.lists(st.integers(0, BUDGETS.headroom), min_size=SLOTS, max_size=SLOTS).filter(any))
+    @rule(steps=st.lists(COUNTS, min_size=1, max_size=5))
+    def read(self, steps: list[list[int]]) -> None:
+        for counts in steps:
+            self.step(counts)
+
     def step(self, counts: list[int]) -> None:
         total = sum(counts)
         slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
@@ -275,7 +280,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 def machine(policy: EvictionPolicy) -> type:
     kind = type(f"{type(policy).__name__}Machine", (CacheMachine,), {"policy": policy})
-    kind.TestCase.settings = settings(max_examples=12, stateful_step_count=16, deadline=None)
+    kind.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
     return kind.TestCase
 
 
