@@ -197,7 +197,7 @@ class Session:
             said.append(token)
             logits = yield Read([token])
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
-        if self._seen is not None:
+        if self._seen is not None and not self.engine.cache.evicts:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
         return str(self.prompt.tokenizer.decode(said)).strip()
 

@@ -81,14 +81,13 @@ class LayerBudgetCache(Cache):
             weight.dtype,
             weight.device,
         )
+        # How much of each row is filled, and what the host knows of it: not more, and as much where exact.
         self.lengths = torch.zeros(layers, slots, dtype=torch.int32, device=weight.device)
-        # What the host knows of them, int64 [layers, slots]: they are not above it, and equal where exact.
         self._filled = np.zeros((layers, slots), dtype=np.int64)
         self._exact = np.ones((layers, slots), dtype=bool)
         self._capacities = np.array(capacities)[:, None]  # [layers, 1]
-        self.positions = np.zeros(
-            (layers, slots), dtype=np.int64
-        )  # of each stream's next token in each layer
+        # Of each stream's next token in each layer.
+        self.positions = np.zeros((layers, slots), dtype=np.int64)
         self.seen = [0] * slots  # how much each stream has read
         self._latest = [0] * slots  # how much of it in the latest step
         super().__init__(

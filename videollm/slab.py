@@ -177,7 +177,11 @@ class SlabLayer(CacheLayerMixin):
 
     def compact(self, slot: int, index: Tensor, rotary: RotaryTable) -> None:
         """Keep the entries of a slot at `index` [kv_heads, kept] alone, ascending, and turn their keys to the
-        positions 0, 1, 2, ... The newest entries, as many as queries are kept, must be among them."""
+        positions 0, 1, 2, ... The newest entries, as many as queries are kept, must be among them.
+
+        An entry's position only falls, and where it doesn't nothing is rounded: in 16 bits errors add up over
+        few turns, however long the stream.
+        """
         assert self.marks is not None
         kept, queries = index.shape[1], self.newest_queries(slot)
         marks = self.marks[slot].gather(1, index)  # [kv_heads, kept]
@@ -275,9 +279,7 @@ class Packing:
     sizes: np.ndarray  # int64 [slots], how many tokens each slot has, or more; the host knows it
     exact: bool = True  # whether not more
     positions: Tensor | None = None  # int64 [total], each token's in its stream, of a whole step
-    marks: Tensor | None = (
-        None  # int32 [layers, total], of a whole step in an evicting cache: see `SlabLayer`
-    )
+    marks: Tensor | None = None  # int32 [layers, total], of a whole step where a cache evicts: `SlabLayer`
     whole: Packing | None = None  # the step's tokens, where these are not all of them
     index: Tensor | None = None  # int64 [total], where each of these stands among them, ascending
 

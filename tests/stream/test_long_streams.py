@@ -88,6 +88,19 @@ def test_an_evicting_context_never_begins_anew() -> None:
     assert sum(event.kind == "narration" for event in events) == 24
 
 
+def test_what_is_said_stays_longer_than_frames() -> None:
+    engine = long_engine(400, Budgets((60,) * 4, headroom=40))
+    session = Session(engine.model, threshold=0.0, engine=engine)
+    session.ask("Why?", 0.0)
+    for frame in frames(60):
+        session.step(frame)
+    dense = engine.cache.layers[0]
+    text = (dense.marks[0, :, : dense.filled[0]] & 1).sum(1)
+    # Half of the 24 places that are chosen for are text's, and so are the system text's sinks. Between the
+    # frames, 600 tokens since then, there is an interval token each time, which is no text.
+    assert (text >= 12 + 4).all() and (text <= 24 + 4).all()
+
+
 def test_streams_evict_each_for_itself() -> None:
     budgets = Budgets((50,) * 4, headroom=24)
 

@@ -19,6 +19,7 @@ from videollm import VideoLLM
 from videollm.budgets import Budgets
 from videollm.eviction import EvictionPolicy, H2OPolicy, KeySimilarityPolicy, SnapKVPolicy, WindowPolicy
 from videollm.layer_budget import LayerBudgetCache
+from videollm.slab import Packing
 from videollm.snapshot import restore, snapshot
 
 LAYERS, SLOTS, HEADS, KV_HEADS, DIM = 4, 3, 4, 2, 16
@@ -191,7 +192,15 @@ class CacheMachine(RuleBasedStateMachine):
         torch.testing.assert_close(rotary[1][0, :, : DIM // 2].double(), angles.sin(), atol=1e-5, rtol=0)
         assert max(positions) < CONTEXT
 
-    def append(self, layer, index, packing, slots, offsets, text) -> None:
+    def append(
+        self,
+        layer: int,
+        index: Tensor,
+        packing: Packing,
+        slots: list[int],
+        offsets: list[int],
+        text: Tensor,
+    ) -> None:
         total = len(index)
         query, key = self.draw(total, HEADS, DIM), self.draw(total, KV_HEADS, DIM)
         value = self.draw(total, KV_HEADS, DIM)
@@ -256,18 +265,14 @@ class CacheMachine(RuleBasedStateMachine):
         if not hasattr(self, "cache"):
             return
         assert self.cache.seen == self.seen and self.cache.nbytes == self.nbytes
-        starts = torch.arange(SLOTS + 1, dtype=torch.int32)
         for layer, slab in enumerate(self.cache.layers):
             lengths = [len(self.plain[slot][layer].heads[0]) for slot in range(SLOTS)]
             assert slab.lengths.tolist() == lengths
-            asked = [slot for slot in range(SLOTS) if lengths[slot]]
-            query = self.draw(SLOTS, HEADS, DIM)
-            if len(asked) < SLOTS:
-                counts = torch.tensor([0, *(int(length > 0) for length in lengths)])
-                starts = counts.cumsum(0).int()
-                query = query[: len(asked)]
+            asking = [slot for slot in range(SLOTS) if lengths[slot]]
+            starts = torch.tensor([0, *(length > 0 for length in lengths)]).cumsum(0).int()
+            query = self.draw(len(asking), HEADS, DIM)
             out = attend(query.float(), slab.keys, slab.values, slab.lengths, starts, 1, DIM**-0.5)
-            for row, slot in enumerate(asked):
+            for row, slot in enumerate(asking):
                 for head, entries in enumerate(self.plain[slot][layer].heads):
                     keys = torch.stack([rotate(entry.key, entry.position) for entry in entries])
                     values = torch.stack([entry.value for entry in entries])
@@ -275,7 +280,6 @@ class CacheMachine(RuleBasedStateMachine):
                     expected = (group @ keys.T * DIM**-0.5).softmax(-1) @ values
                     got = out[row].view(KV_HEADS, -1, DIM)[head].double()
                     torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
-            starts = torch.arange(SLOTS + 1, dtype=torch.int32)
 
 
 def machine(policy: EvictionPolicy) -> type:
