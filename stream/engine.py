@@ -14,7 +14,6 @@ from videollm.budgets import Budgets, build_budgets
 from videollm.eviction import EvictionPolicy
 from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
-from videollm.quantized import is_quantized
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,8 @@ class Engine:
         for slot, waiting in self._waiting.items():
             while waiting and slot not in self._running and slot not in done:
                 self._advance(slot, waiting.popleft(), None, done)
-        running = list(self._running.items())
-        if running:
-            for batch in [[one] for one in running] if is_quantized(self.model) else [running]:
-                self._read(batch, done)
+        if self._running:
+            self._read(list(self._running.items()), done)
         return done
 
     def run(self, slot: int, script: Script) -> list[Event]:

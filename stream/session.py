@@ -96,8 +96,7 @@ class Session:
     def step(self, *frames: Frame) -> list[Event]:
         """Read a frame, or those that wait, and give what is said by then, in order of time.
 
-        Several are read as one chunk, which takes less time than one by one and says the same (in int8 up to
-        its rounding, which is that of a chunk).
+        Several are read as one chunk, which takes less time than one by one and says the same.
         """
         return self.engine.run(self.slot, self.watching(*frames))
 

@@ -3,6 +3,7 @@ of VideoLLM that reads text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from videollm.depth import MixtureOfDepthsLayer, convert
 from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import ATTENTION, decode
 from videollm.routers import ScoringRouter
+from videollm.varlen import PackedSequences
 
 
 class DepthLMConfig(PreTrainedConfig):
@@ -100,14 +102,17 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        sequence_lengths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Next-token logits [batch, sequence, vocabulary] for `input_ids` [batch, sequence] or embeddings.
 
-        `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Batches are
-        padded on the right and need no mask, so that `attention_mask` may be left out and must be all ones.
-        `past_key_values` is a `StreamCache`, which grows with what is read, also in training, or a
-        `LayerBudgetCache`, whose memory is fixed and whose rows may hold unequal numbers; only inference.
+        `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Sequences of
+        different lengths come packed, as one row without padding, and their `sequence_lengths`: each attends
+        to itself alone, and its positions begin at 0. Rows of a batch are of one length and need no mask, so
+        that `attention_mask` may be left out and must be all ones.
+        `past_key_values` is a `StreamCache`, which grows with what is read and lets gradients pass, or a
+        `LayerBudgetCache`, whose memory is fixed and whose rows may hold unequal numbers.
         `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
         (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
         [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
@@ -116,20 +121,40 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         `loss` already.
         """
         if attention_mask is not None and not attention_mask.all():
-            raise ValueError("pad batches on the right, without an attention mask")
+            raise ValueError("pack sequences of different lengths into one row (sequence_lengths=)")
         if inputs_embeds is None:
             inputs_embeds = self.model.embed_tokens(input_ids)  # [batch, sequence, dim]
+        if past_key_values is None and use_cache:
+            past_key_values = StreamCache(self.config.text_config)
+        seen = past_key_values.seen_tokens if isinstance(past_key_values, StreamCache) else 0
+        sequence = inputs_embeds.shape[1]
+        device, packing = inputs_embeds.device, None
+        positions = torch.arange(seen, seen + sequence, device=device)[None]  # [1, sequence]
+        if sequence_lengths is not None:
+            packing = self._packing(inputs_embeds, sequence_lengths, past_key_values)
+            positions = torch.cat([torch.arange(length, device=device) for length in sequence_lengths])[None]
         router_losses: list[Tensor] = []
         if isinstance(past_key_values, LayerBudgetCache):
-            hidden = self._read_rows(inputs_embeds, frame_index, past_key_values)
+            hidden = self._read_rows(inputs_embeds, frame_index, past_key_values)  # [batch, sequence, dim]
         else:
-            if past_key_values is None and use_cache:
-                past_key_values = StreamCache(self.config.text_config)
-            hidden = self._read(inputs_embeds, frame_index, past_key_values, router_losses)
+            hidden = self.model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=self._dense_mask(inputs_embeds, past_key_values, packing),
+                position_ids=positions,
+                past_key_values=past_key_values,
+                use_cache=past_key_values is not None,
+                frame_index=frame_index,
+                router_losses=router_losses,
+                packing=packing,
+            ).last_hidden_state  # [batch, sequence, dim]
+        if isinstance(past_key_values, StreamCache):
+            past_key_values.seen_tokens += sequence
 
         router_loss = torch.stack(router_losses).sum() if router_losses else None
         if labels is not None:
             learned = labels[:, 1:] != -100
+            if packing is not None:  # a sequence's end says nothing of the next one's beginning
+                learned = learned & (positions[:, 1:] > 0)
             logits = self.lm_head(hidden[:, :-1][learned])  # [learned, vocabulary]
             loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
             if router_loss is not None:
@@ -142,29 +167,6 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         return MoeCausalLMOutputWithPast(
             loss=loss, aux_loss=router_loss, logits=logits, past_key_values=past_key_values
         )
-
-    def _read(
-        self,
-        inputs_embeds: Tensor,
-        frame_index: Tensor | None,
-        cache: Cache | None,
-        router_losses: list[Tensor],
-    ) -> Tensor:
-        """[batch, sequence, dim] through the decoder, as `transformers` runs it."""
-        seen = cache.seen_tokens if isinstance(cache, StreamCache) else 0
-        sequence = inputs_embeds.shape[1]
-        hidden = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=self._dense_mask(inputs_embeds, cache),
-            position_ids=torch.arange(seen, seen + sequence, device=inputs_embeds.device)[None],
-            past_key_values=cache,
-            use_cache=cache is not None,
-            frame_index=frame_index,
-            router_losses=router_losses,
-        ).last_hidden_state
-        if isinstance(cache, StreamCache):
-            cache.seen_tokens += sequence
-        return hidden
 
     def _read_rows(
         self, inputs_embeds: Tensor, frame_index: Tensor | None, cache: LayerBudgetCache
@@ -180,9 +182,29 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         hidden = decode(self, packed, frame_index, cache, [sequence] * batch, text)
         return self.model.norm(hidden).view_as(inputs_embeds)
 
-    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Any:
+    def _packing(self, inputs_embeds: Tensor, lengths: Sequence[int], cache: Cache | None) -> PackedSequences:
+        """Whose each token of the row is. ValueError where sequences can't be packed."""
+        if inputs_embeds.shape[:2] != (1, sum(lengths)):
+            raise ValueError(
+                f"{len(lengths)} sequences of {sum(lengths)} tokens in all are no row of "
+                f"{tuple(inputs_embeds.shape[:2])}"
+            )
+        if cache is not None:
+            raise ValueError("packed sequences can't be cached; streams are read by videollm.packed.read")
+        if self.config.text_config._attn_implementation != ATTENTION:
+            raise ValueError(f'packed sequences need attn_implementation="{ATTENTION}", the default')
+        depth = self.config.depth_config
+        if depth.routes == "all" and depth.router not in ("full", "threshold"):
+            raise ValueError(f"{depth.router} routes a whole row alike: it can't tell packed sequences apart")
+        return PackedSequences.of(lengths, inputs_embeds.device)
+
+    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None, packing: PackedSequences | None) -> Any:
         """The mask of the layers that don't route. The stock decoder sizes one by layer 0, which is wrong
-        only where that layer routes and others don't; then it has to be made here."""
+        only where that layer routes and others don't; then it has to be made here. It makes one of all
+        tokens by each other where positions begin anew, unless it is given some mask of four dimensions:
+        attention to packed sequences needs none."""
+        if packing is not None:
+            return inputs_embeds.new_empty(1, 1, 0, 0)
         dense = [
             index
             for index, layer in enumerate(self.model.layers)

@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from kernels.attend import attend
 from videollm.layer_budget import LayerBudgetCache
 from videollm.slab import Packing
+from videollm.varlen import PackedSequences, sequence_attention
 
 if TYPE_CHECKING:
     from videollm.depth_lm import DepthLM
@@ -115,12 +116,15 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packing: Packing | None = None,
+    packing: Packing | PackedSequences | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of packed tokens, [1, heads, total, head_dim], over their streams' caches, to which it adds
-    them; without a packing what `transformers` calls "sdpa"."""
+    them, or over their sequences; without a packing what `transformers` calls "sdpa"."""
+    if isinstance(packing, PackedSequences):
+        dropout = kwargs.get("dropout", 0.0)
+        return sequence_attention(module, query, key, value, packing, scaling, dropout)
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     query = query[0].transpose(0, 1)  # [total, heads, head_dim]
