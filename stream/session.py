@@ -40,7 +40,8 @@ class Session:
     of that time, before any later one.
 
     When the context is full, a new one begins with the latest moments, each with its frame: what it reads is
-    what the model was trained to read, a stream in which much happens.
+    what the model was trained to read, a stream in which much happens. An engine with a budget evicts
+    instead, and the context never ends.
 
     Alone, a session is stepped by `step` and `finish`. Those of an `engine` may step together: what
     `watching` and `ending` give is submitted to it at the session's `slot`.
@@ -60,13 +61,13 @@ class Session:
 
     @property
     def seen_tokens(self) -> int:
-        """How much of the context is read."""
+        """How much is read; of the context, where a full one begins anew."""
         return self.engine.cache.seen[self.slot]
 
     @property
     def cache_bytes(self) -> int:
         """What the stream's keys and values fill now."""
-        return self.engine.cache.nbytes(self.slot)
+        return self.engine.cache.filled_bytes(self.slot)
 
     def reset(self) -> None:
         """Forget the stream; the next frame begins a new one."""
@@ -124,7 +125,8 @@ class Session:
         size, frame_tokens = self.model.vision_tower.size, self.prompt.frame
         squares = [pad_to_square(frame.pixels, size) for frame in frames]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # [frames, 3, size, size]
-        ids, ends = [*self._lead], []
+        lead = yield from self._shorten(self._lead, len(frame_tokens))
+        ids, ends = [*lead], []
         for index in range(len(frames)):
             ids += [*([self.prompt.interval] if index else []), *frame_tokens]
             ends.append(len(ids))
@@ -137,6 +139,14 @@ class Session:
         self._lead, self._in_frames = [self.prompt.interval], True
         return read, speaks[read - 1]
 
+    def _shorten(self, ids: list[int], coming: int) -> Generator[Read, Tensor, list[int]]:
+        """Read of text what doesn't fit into a chunk with `coming` more tokens; the rest, not yet read."""
+        most = self.engine.cache.room(self.slot)
+        while self.engine.cache.evicts and len(ids) + coming > most:
+            yield Read(ids[:most])
+            ids = ids[most:]
+        return ids
+
     def _before_question(self, frames: list[Frame]) -> list[Frame]:
         """Those that come before the next question, or at its time; none has passed the first."""
         if not self._questions:
@@ -144,8 +154,10 @@ class Session:
         return [frame for frame in frames if frame.time <= self._questions[0][0]]
 
     def _room_for_frames(self) -> int:
-        """How many frames fit into the context before a reply; one goes in always."""
+        """How many frames fit into a chunk and into the context before a reply; one goes in always."""
         room = self._room - len(self.prompt.reply)
+        if self.engine.cache.evicts:
+            room = self.engine.cache.room(self.slot) - len(self._lead)
         return max(1, (room + 1) // (len(self.prompt.frame) + 1))
 
     def ending(self) -> Script:
@@ -174,7 +186,8 @@ class Session:
 
         `words` are the same as they read right behind a frame.
         """
-        logits = yield Read(words if opening is None else opening)  # [1, vocabulary]
+        last = yield from self._shorten(words if opening is None else opening, 0)
+        logits = yield Read(last)  # [1, vocabulary]
         said: list[int] = []
         while len(said) < MAX_REPLY_TOKENS:
             token = int(logits[-1].argmax())
@@ -183,7 +196,7 @@ class Session:
             said.append(token)
             logits = yield Read([token])
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
-        if self._seen is not None:
+        if self._seen is not None and not self.engine.cache.evicts:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
         return str(self.prompt.tokenizer.decode(said)).strip()
 
@@ -194,7 +207,7 @@ class Session:
 
     def _make_room(self, coming: int) -> Script:
         """Begin a new context where `coming` tokens and a reply don't fit into this one."""
-        if coming <= self._room:
+        if self.engine.cache.evicts or coming <= self._room:
             return []
         kept = len(self._moments)
         while self._moment_tokens() > self.engine.context * MOMENTS_SHARE:

@@ -23,7 +23,8 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from videollm.cache import StreamCache
 from videollm.configuration import DepthConfig, as_config
 from videollm.depth import MixtureOfDepthsLayer, convert
-from videollm.packed import ATTENTION
+from videollm.layer_budget import LayerBudgetCache
+from videollm.packed import ATTENTION, decode
 from videollm.routers import ScoringRouter
 from videollm.varlen import PackedSequences
 
@@ -76,6 +77,12 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self.add_decoder()
         self.post_init()
 
+    @property
+    def context(self) -> int:
+        """The longest context that training has shown the model, in tokens."""
+        config = self.config
+        return getattr(config, "context_tokens", None) or config.text_config.max_position_embeddings
+
     def add_decoder(self) -> None:
         """Build the decoder of the configuration, converted, and its head."""
         text = self.config.text_config
@@ -104,6 +111,8 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         different lengths come packed, as one row without padding, and their `sequence_lengths`: each attends
         to itself alone, and its positions begin at 0. Rows of a batch are of one length and need no mask, so
         that `attention_mask` may be left out and must be all ones.
+        `past_key_values` is a `StreamCache`, which grows with what is read and lets gradients pass, or a
+        `LayerBudgetCache`, whose memory is fixed and whose rows may hold unequal numbers.
         `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
         (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
         [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
@@ -125,16 +134,19 @@ class DepthLM(PreTrainedModel, GenerationMixin):
             packing = self._packing(inputs_embeds, sequence_lengths, past_key_values)
             positions = torch.cat([torch.arange(length, device=device) for length in sequence_lengths])[None]
         router_losses: list[Tensor] = []
-        hidden = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=self._dense_mask(inputs_embeds, past_key_values, packing),
-            position_ids=positions,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
-            frame_index=frame_index,
-            router_losses=router_losses,
-            packing=packing,
-        ).last_hidden_state  # [batch, sequence, dim]
+        if isinstance(past_key_values, LayerBudgetCache):
+            hidden = self._read_rows(inputs_embeds, frame_index, past_key_values)  # [batch, sequence, dim]
+        else:
+            hidden = self.model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=self._dense_mask(inputs_embeds, past_key_values, packing),
+                position_ids=positions,
+                past_key_values=past_key_values,
+                use_cache=past_key_values is not None,
+                frame_index=frame_index,
+                router_losses=router_losses,
+                packing=packing,
+            ).last_hidden_state  # [batch, sequence, dim]
         if isinstance(past_key_values, StreamCache):
             past_key_values.seen_tokens += sequence
 
@@ -155,6 +167,20 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         return MoeCausalLMOutputWithPast(
             loss=loss, aux_loss=router_loss, logits=logits, past_key_values=past_key_values
         )
+
+    def _read_rows(
+        self, inputs_embeds: Tensor, frame_index: Tensor | None, cache: LayerBudgetCache
+    ) -> Tensor:
+        """[batch, sequence, dim] through the decoder, each row behind what its slot of the cache holds."""
+        batch, sequence, _ = inputs_embeds.shape
+        if batch != cache.slots:
+            raise ValueError(f"a batch of {batch} needs a cache of as many slots, not of {cache.slots}")
+        packed = inputs_embeds.flatten(0, 1)[None]  # [1, batch * sequence, dim]
+        text = torch.ones(batch * sequence, dtype=torch.bool, device=packed.device)
+        if frame_index is not None:
+            text[frame_index.flatten()] = False
+        hidden = decode(self, packed, frame_index, cache, [sequence] * batch, text)
+        return self.model.norm(hidden).view_as(inputs_embeds)
 
     def _packing(self, inputs_embeds: Tensor, lengths: Sequence[int], cache: Cache | None) -> PackedSequences:
         """Whose each token of the row is. ValueError where sequences can't be packed."""
@@ -199,8 +225,9 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """`generate` starts with the whole prompt and its frames, and goes on token by token."""
-        if not isinstance(past_key_values, StreamCache) or past_key_values.seen_tokens == 0:
+        if not isinstance(past_key_values, StreamCache | LayerBudgetCache):
             past_key_values = StreamCache(self.config.text_config)
+        if past_key_values.seen_tokens == 0:
             frames: dict[str, Any] = {
                 name: kwargs[name] for name in ("pixel_values", "frame_embeds") if name in kwargs
             }

@@ -23,9 +23,9 @@ from train.renaming import Renaming
 from train.sequences import IGNORED, Sequence, clip_sequence, deal, pack
 from train.slides import Slides
 from videollm import VideoLLM
+from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk
 from videollm.prompt import Prompt
-from videollm.slab import SlabCache
 
 LION = (Sight("lion", "left"),)
 
@@ -73,7 +73,7 @@ class Rehearsal:
         self.fed: list[int] = []
         self.sequence = sequence
 
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tensor:
         (chunk,) = chunks
         self.fed += chunk.ids
         cache.seen[chunk.slot] += len(chunk.ids)

@@ -10,8 +10,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from videollm.cache import StreamCache
 from videollm.fused import FusedLayer, fuse
+from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
-from videollm.slab import SlabCache
 
 
 @torch.inference_mode()
@@ -25,10 +25,7 @@ def test_streams_read_the_same() -> None:
         [Chunk(0, [5, 6, *frame, 7, *frame], frames), Chunk(1, [9])],
         [Chunk(1, [8, *frame], frames[:1]), Chunk(0, [4, 4, 4])],
     ]
-    caches = [
-        SlabCache(each.config.text_config, 2, 64, torch.float32, torch.device("cpu"))
-        for each in (model, fused)
-    ]
+    caches = [LayerBudgetCache(each, 2) for each in (model, fused)]
     for chunks in steps:
         wanted, got = (read(each, chunks, cache) for each, cache in zip((model, fused), caches, strict=True))
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)

@@ -42,6 +42,7 @@ def ask(
     fps: options.Fps = 2.0,
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    budget: options.Budget = None,
 ) -> None:
     """Ask about a clip, at its end or at given times.
 
@@ -66,7 +67,7 @@ def ask(
             raise typer.BadParameter(
                 "a live stream has no end; give every question an --at", param_hint="--at"
             )
-        session = load_session(model, device)
+        session = load_session(model, device, budget=budget)
         for question, time in zip(questions, times, strict=False):
             try:
                 session.ask(question, time)

@@ -32,6 +32,7 @@ def narrate(
     ] = False,
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    budget: options.Budget = None,
 ) -> None:
     """Say what happens in a stream, when it happens.
 
@@ -39,7 +40,7 @@ def narrate(
     Examples:
     videollm narrate clip.mp4
     videollm narrate camera:0 --format jsonl
-    videollm narrate rtsp://192.168.0.20/live --out night.jsonl
+    videollm narrate rtsp://192.168.0.20/live --budget 20% --out night.jsonl
     videollm narrate clip.mp4 --out clip.srt
     ffmpeg -i clip.mkv -f mpegts - | videollm narrate -
     """
@@ -51,7 +52,7 @@ def narrate(
     with open_source(source, fps, max_side=MAX_SIDE) as opened:
         if out and out.exists() and Path(source).exists() and out.samefile(source):
             raise typer.BadParameter(f"{out} is the clip itself", param_hint="--out")
-        session = load_session(model, device, threshold)
+        session = load_session(model, device, threshold, budget)
         with (
             Feed(opened, realtime=realtime) as feed,
             Status(feed) as status,
