@@ -6,7 +6,6 @@ header of 16 bytes.
 
 from __future__ import annotations
 
-import math
 import struct
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -22,6 +21,7 @@ MAX_MESSAGE_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 8 * 2**20
 MAX_PIXELS = 16_000_000
 MAX_QUESTION_CHARS = 2000
+MAX_TIME = 2.0**40
 
 Fps = Annotated[float, Meta(gt=0, le=60)]
 Threshold = Annotated[float, Meta(ge=0, le=1)]
@@ -33,8 +33,9 @@ class ClientMessage(Struct, tag_field="type", forbid_unknown_fields=True, omit_d
     """What a client says."""
 
 
-class SessionStart(ClientMessage, tag="session.start"):
-    """The first message of every connection: a new session, or one that goes on (`resume_token`)."""
+class SessionStart(ClientMessage, tag="session.start", frozen=True):
+    """The first message of every connection: a new session, or one that goes on (`resume_token`), with the
+    settings that it has."""
 
     version: int = VERSION
     token: Annotated[str, Meta(max_length=512)] | None = None
@@ -52,26 +53,26 @@ class SessionStart(ClientMessage, tag="session.start"):
     """With `resume_token`: the greatest event id seen; what came after it is sent anew."""
 
 
-class Question(ClientMessage, tag="question"):
+class Question(ClientMessage, tag="question", frozen=True):
     """A question about all frames sent before it."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64)]
     text: Annotated[str, Meta(min_length=1, max_length=MAX_QUESTION_CHARS)]
 
 
-class SessionUpdate(ClientMessage, tag="session.update"):
+class SessionUpdate(ClientMessage, tag="session.update", frozen=True):
     """Change what is given here, from the next frame on."""
 
     fps: Fps | UnsetType = UNSET
-    threshold: Threshold | None | UnsetType = UNSET
+    threshold: Threshold | UnsetType | None = UNSET
     events: frozenset[Kind] | UnsetType = UNSET
 
 
-class SessionReset(ClientMessage, tag="session.reset"):
-    """Forget the stream: its clock begins anew with the next frame. Frames and questions that wait are lost."""
+class SessionReset(ClientMessage, tag="session.reset", frozen=True):
+    """Forget the stream: its clock begins anew with the next frame. What waits is lost."""
 
 
-class SessionEnd(ClientMessage, tag="session.end"):
+class SessionEnd(ClientMessage, tag="session.end", frozen=True):
     """No frame and no question will follow: those that wait are dealt with, then the session ends."""
 
 
@@ -79,7 +80,8 @@ class ServerMessage(Struct, tag_field="type", omit_defaults=True, frozen=True):
     """What a server says. Times are seconds since the stream's first frame."""
 
     event_id: int
-    """Grows from message to message of a session, not always by one."""
+    """Grows from message to message of a session, not always by one; `session.started` has the client's
+    `last_event_id`, and 0 in a new session."""
 
 
 class Limits(Struct, frozen=True):
@@ -94,7 +96,7 @@ class Limits(Struct, frozen=True):
     """How long a session waits for a client whose connection broke."""
 
 
-class SessionStarted(ServerMessage, tag="session.started"):
+class SessionStarted(ServerMessage, tag="session.started", frozen=True):
     """The answer to `session.start`. Missed events follow, where a session goes on."""
 
     version: int
@@ -107,14 +109,15 @@ class SessionStarted(ServerMessage, tag="session.started"):
     resumed: bool = False
     last_sequence: int | None = None
     """The greatest sequence number received so far."""
-    lost_events: int = 0
-    """Missed events that are too old to be sent anew."""
+    lost_events: bool = False
+    """Some of the missed events are too old to be sent anew."""
 
 
-class FrameAck(ServerMessage, tag="frame.ack"):
+class FrameAck(ServerMessage, tag="frame.ack", frozen=True):
     """All frames up to `sequence` are done with; each gives its credit back."""
 
     sequence: int
+    """The newest of the frames that are done with."""
     credits: int
     """How many more frames may be sent: read + skipped + dropped + refused."""
     read: int = 0
@@ -127,7 +130,7 @@ class FrameAck(ServerMessage, tag="frame.ack"):
     """An `error` has told why."""
 
 
-class NarrationDelta(ServerMessage, tag="narration.delta"):
+class NarrationDelta(ServerMessage, tag="narration.delta", frozen=True):
     """A narration's next words, as they are found."""
 
     id: str
@@ -136,7 +139,7 @@ class NarrationDelta(ServerMessage, tag="narration.delta"):
     text: str
 
 
-class Narration(ServerMessage, tag="narration"):
+class Narration(ServerMessage, tag="narration", frozen=True):
     """What happens in a frame: the whole text, whichever deltas came before."""
 
     id: str
@@ -149,7 +152,7 @@ class Narration(ServerMessage, tag="narration"):
     text: str
 
 
-class AnswerDelta(ServerMessage, tag="answer.delta"):
+class AnswerDelta(ServerMessage, tag="answer.delta", frozen=True):
     """An answer's next words, as they are found."""
 
     id: str
@@ -158,7 +161,7 @@ class AnswerDelta(ServerMessage, tag="answer.delta"):
     text: str
 
 
-class Answer(ServerMessage, tag="answer"):
+class Answer(ServerMessage, tag="answer", frozen=True):
     """The answer to a question: the whole text, whichever deltas came before."""
 
     id: str
@@ -177,7 +180,7 @@ class NoticeCode(StrEnum):
     SESSION_RESET = "session.reset"
 
 
-class Notice(ServerMessage, tag="notice"):
+class Notice(ServerMessage, tag="notice", frozen=True):
     """Something that the client should know, and need not act on."""
 
     code: NoticeCode
@@ -212,7 +215,7 @@ class ErrorCode(StrEnum):
     FRAME_UNDECODABLE = "frame.undecodable"
 
 
-class ServerError(ServerMessage, tag="error"):
+class ServerError(ServerMessage, tag="error", frozen=True):
     """Something was refused; where `fatal`, the connection closes behind it."""
 
     code: ErrorCode
@@ -247,7 +250,7 @@ class Figures(Struct, frozen=True):
     latency_p95_ms: float | None
 
 
-class SessionEnded(ServerMessage, tag="session.ended"):
+class SessionEnded(ServerMessage, tag="session.ended", frozen=True):
     """The last message of a session."""
 
     reason: EndReason
@@ -352,8 +355,8 @@ def parse_frame(message: bytes) -> EncodedFrame:
         reason = f"format {number} is unknown; 1 is JPEG, 2 PNG, 3 WebP"
     elif flags:
         reason = f"flags are {flags}; version {VERSION} knows none"
-    elif not math.isfinite(time):
-        reason = "the capture time is not finite"
+    elif not abs(time) < MAX_TIME:
+        reason = f"the capture time is {time:g}; it is counted in seconds"
     else:
         return EncodedFrame(_FORMATS[number], sequence, time, message[HEADER.size :])
     raise ProtocolError(ErrorCode.FRAME_MALFORMED, reason, sequence)

@@ -1,4 +1,4 @@
-"""A session on a named model."""
+"""A named model, and a session on it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from stream.session import Session
+    from videollm import VideoLLM
 
 # Frames are scaled down to this inside the decoder: enough for every vision tower and for contact sheets,
 # while a queue of 4K frames would hold hundreds of megabytes.
@@ -41,12 +42,19 @@ def refuse_namesake() -> None:
 def load_session(model: str, device: str, threshold: float | None = None) -> Session:
     """Load the model onto the device and begin a session. Raises CheckpointError, CommandError
     and typer.BadParameter."""
+    loaded = load_model(model, device)
+    from stream.session import Session
+
+    return Session(loaded, threshold=threshold)
+
+
+def load_model(model: str, device: str) -> VideoLLM:
+    """Load the model onto the device, ready for inference. Raises as `load_session` does."""
     refuse_namesake()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
     from transformers.utils import logging
 
-    from stream.session import Session
     from videollm import VideoLLM
     from videollm.inference import prepare_for_inference
 
@@ -55,8 +63,7 @@ def load_session(model: str, device: str, threshold: float | None = None) -> Ses
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-        prepare_for_inference(loaded)
-    return Session(loaded, threshold=threshold)
+        return prepare_for_inference(loaded)
 
 
 def pick_device(name: str) -> torch.device:

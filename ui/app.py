@@ -1,0 +1,51 @@
+"""The ASGI application: everything that a server answers to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from ui.access import Access, OriginMiddleware
+from ui.connection import Connections
+from ui.http_api import HttpApi
+from ui.protocol import PATH
+from ui.sessions import Sessions
+from ui.settings import Settings
+from videollm import VideoLLM
+
+STATIC = Path(__file__).parent / "static"
+
+
+def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | None = None) -> Starlette:
+    """An application that serves a model under that name; `page` answers to `/` and what is left.
+
+    `app.state.sessions` has to be drained before the server closes its connections.
+    """
+    access = Access(settings)
+    sessions = Sessions(model, settings)
+    connections = Connections(sessions, access, name)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        sessions.close()
+
+    routes: list[BaseRoute] = [
+        WebSocketRoute(PATH, connections.serve),
+        *HttpApi(sessions, access, name).routes(),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    if page is not None:
+        routes.append(Mount("/", page))
+    app = Starlette(
+        routes=routes, middleware=[Middleware(OriginMiddleware, access=access)], lifespan=lifespan
+    )
+    app.state.sessions = sessions
+    return app

@@ -1,0 +1,164 @@
+"""What is asked over plain HTTP: the server's health, its figures, and what its sessions said."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from stream.export import FORMATS, writer_for
+from stream.frames import Event
+from ui.access import Access
+from ui.live_session import LiveSession
+from ui.outbox import Lasting
+from ui.protocol import Answer, Figures, Narration, Notice, ProtocolError
+from ui.sessions import Sessions
+
+MEDIA_TYPES = {
+    "text": "text/plain",
+    "jsonl": "application/jsonl",
+    "srt": "application/x-subrip",
+    "vtt": "text/vtt",
+    "md": "text/markdown",
+}
+_encoder = msgspec.json.Encoder()
+
+
+class SessionInfo(Struct, frozen=True):
+    id: str
+    started: float
+    """Seconds since 1970."""
+    state: Literal["connected", "parked", "ended"]
+    figures: Figures
+
+
+class SessionList(Struct, frozen=True):
+    max_sessions: int
+    sessions: list[SessionInfo]
+
+
+class Failure(Struct, frozen=True):
+    """What went wrong, in OpenAI's form."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class Failed(Struct, frozen=True):
+    error: Failure
+
+
+class Status(Struct, frozen=True):
+    status: Literal["ok", "draining", "failed"]
+
+
+class HttpApi:
+    """The routes of `/openapi.json` but those of OpenAI's API."""
+
+    def __init__(self, sessions: Sessions, access: Access, model: str) -> None:
+        self._sessions = sessions
+        self._access = access
+        self._model = model
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/health", self.health),
+            Route("/ready", self.ready),
+            Route("/metrics", guarded(self._access, self.metrics)),
+            Route("/v1/sessions", guarded(self._access, self.list_sessions)),
+            Route("/v1/sessions/{id}", guarded(self._access, self.show_session)),
+            Route("/v1/sessions/{id}/events", guarded(self._access, self.export)),
+        ]
+
+    async def health(self, request: Request) -> Response:
+        """Whether the engine's thread runs."""
+        alive = self._sessions.engine.alive
+        return answer(Status("ok" if alive else "failed"), 200 if alive else 503)
+
+    async def ready(self, request: Request) -> Response:
+        """Whether new sessions can be begun."""
+        if self._sessions.draining:
+            return answer(Status("draining"), 503)
+        return await self.health(request)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._sessions.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def list_sessions(self, request: Request) -> Response:
+        found = [self._info(session) for session in self._sessions.all()]
+        return answer(SessionList(self._sessions.settings.max_sessions, found))
+
+    async def show_session(self, request: Request) -> Response:
+        session = self._sessions.get(request.path_params["id"])
+        return _no_session() if session is None else answer(self._info(session))
+
+    async def export(self, request: Request) -> Response:
+        """What a session has said so far, in one of the export formats."""
+        session = self._sessions.get(request.path_params["id"])
+        if session is None:
+            return _no_session()
+        format = request.query_params.get("format", "jsonl")
+        if format not in FORMATS:
+            return fail(422, "format.unknown", f"choose a format among {', '.join(FORMATS)}", "format")
+        target = io.StringIO()
+        with writer_for(format, target) as writer:
+            for message in session.outbox.kept():
+                for event in _events(message):
+                    writer.write(event)
+        return Response(target.getvalue(), media_type=MEDIA_TYPES[format])
+
+    def _info(self, session: LiveSession) -> SessionInfo:
+        state = self._sessions.state(session)
+        return SessionInfo(session.id, session.started, state, session.figures())
+
+
+def _events(message: Lasting) -> list[Event]:
+    """A message as the exports know it."""
+    match message:
+        case Narration():
+            return [Event(message.start, "narration", message.text)]
+        case Answer():
+            return [
+                Event(message.start, "question", message.question),
+                Event(message.start, "answer", message.text),
+            ]
+        case Notice():
+            return [Event(message.start, "notice", message.text)]
+        case _:
+            return []
+
+
+def guarded(access: Access, endpoint: Any) -> Any:
+    """The endpoint for those who show the token."""
+
+    async def check(request: Request) -> Response:
+        try:
+            access.check_token(request.headers.get("authorization"))
+        except ProtocolError as error:
+            refusal = fail(401, error.code, str(error))
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
+        return await endpoint(request)
+
+    return check
+
+
+def answer(body: Struct, status: int = 200) -> Response:
+    return Response(_encoder.encode(body), status, media_type="application/json")
+
+
+def fail(status: int, code: str, message: str, param: str | None = None) -> Response:
+    """An error in OpenAI's form, which all of the HTTP API shares."""
+    kind = {401: "authentication_error", 404: "not_found_error", 503: "server_error"}
+    return answer(Failed(Failure(message, kind.get(status, "invalid_request_error"), code, param)), status)
+
+
+def _no_session() -> Response:
+    return fail(404, "session.unknown", "there is no such session, or its time of grace is over", "id")
