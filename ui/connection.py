@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -226,10 +225,11 @@ class _Connection:
 
 async def _receive(websocket: WebSocket) -> str | bytes:
     """The next message. Raises WebSocketDisconnect."""
-    message: dict[str, Any] = await websocket.receive()
+    message = await websocket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message["code"])
-    return message["text"] if message.get("text") is not None else message["bytes"]
+    received: str | bytes = message["bytes"] if message.get("text") is None else message["text"]
+    return received
 
 
 async def _refuse(websocket: WebSocket, event_id: int, error: ProtocolError) -> None:
