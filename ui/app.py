@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from ui.access import Access, OriginMiddleware
 from ui.connection import Connections
 from ui.http_api import HttpApi
+from ui.openai_api import OpenAIApi
 from ui.protocol import PATH
 from ui.sessions import Sessions
 from ui.settings import Settings
@@ -39,7 +40,8 @@ def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | N
 
     routes: list[BaseRoute] = [
         WebSocketRoute(PATH, connections.serve),
-        *HttpApi(sessions, access, name).routes(),
+        *HttpApi(sessions, access).routes(),
+        *OpenAIApi(sessions, access, name).routes(),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     if page is not None:
