@@ -7,16 +7,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from ui import documents
 from ui.access import Access, OriginMiddleware
 from ui.connection import Connections
 from ui.http_api import HttpApi
 from ui.openai_api import OpenAIApi
 from ui.protocol import PATH
+from ui.responses import fail_as_routing_does
 from ui.sessions import Sessions
 from ui.settings import Settings
 from videollm import VideoLLM
@@ -42,12 +45,16 @@ def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | N
         WebSocketRoute(PATH, connections.serve),
         *HttpApi(sessions, access).routes(),
         *OpenAIApi(sessions, access, name).routes(),
+        *documents.routes(),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     if page is not None:
         routes.append(Mount("/", page))
     app = Starlette(
-        routes=routes, middleware=[Middleware(OriginMiddleware, access=access)], lifespan=lifespan
+        routes=routes,
+        middleware=[Middleware(OriginMiddleware, access=access)],
+        exception_handlers={HTTPException: fail_as_routing_does},
+        lifespan=lifespan,
     )
     app.state.sessions = sessions
     return app
