@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from stream.engine import Engine
 from ui import documents
 from ui.access import Access, OriginMiddleware
 from ui.connection import Connections
@@ -27,13 +28,19 @@ from videollm import VideoLLM
 STATIC = Path(__file__).parent / "static"
 
 
-def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | None = None) -> Starlette:
+def create_app(
+    model: VideoLLM,
+    name: str,
+    settings: Settings,
+    page: ASGIApp | None = None,
+    engine: type[Engine] = Engine,
+) -> Starlette:
     """An application that serves a model under that name; `page` answers to `/` and what is left.
 
     `app.state.sessions` has to be drained before the server closes its connections.
     """
     access = Access(settings)
-    sessions = Sessions(model, settings)
+    sessions = Sessions(engine(model, settings.max_sessions), settings)
     connections = Connections(sessions, access, name)
 
     @asynccontextmanager
@@ -45,7 +52,7 @@ def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | N
         WebSocketRoute(PATH, connections.serve),
         *HttpApi(sessions, access).routes(),
         *OpenAIApi(sessions, access, name).routes(),
-        *documents.routes(),
+        *documents.routes(name),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     if page is not None:

@@ -38,8 +38,8 @@ _SERVER = (
 _JSON = "application/json"
 
 
-def routes() -> list[BaseRoute]:
-    """Both documents; nobody needs a token to read what is public."""
+def routes(model: str) -> list[BaseRoute]:
+    """Both documents of a server of that model; nobody needs a token to read what is public."""
 
     def document(content: dict[str, Any]) -> Any:
         body = msgspec.json.encode(content)
@@ -50,15 +50,16 @@ def routes() -> list[BaseRoute]:
         return show
 
     return [
-        Route("/openapi.json", document(openapi())),
+        Route("/openapi.json", document(openapi(model))),
         Route("/asyncapi.json", document(asyncapi())),
     ]
 
 
-def openapi() -> dict[str, Any]:
-    """The HTTP API, OpenAPI 3.1."""
+def openapi(model: str) -> dict[str, Any]:
+    """The HTTP API of a server of that model, OpenAPI 3.1."""
     shapes = (SessionList, SessionInfo, Status, Failed, ChatRequest)
     _, schemas = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
+    schemas["ChatRequest"]["properties"]["model"] = {"const": model}
     schemas |= {"Models": _listed(), "ChatCompletion": _completion()}
     session = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     format = {"name": "format", "in": "query", "schema": {"enum": list(FORMATS), "default": "jsonl"}}
