@@ -13,8 +13,11 @@ import json
 import math
 import multiprocessing
 import random
+import signal
 import socket
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -154,11 +157,16 @@ def run(load: Load) -> Result:
 
 
 def _serve(load: Load, port: Connection) -> None:
+    from transformers.utils import logging
+
     from ui.app import create_app
     from ui.serving import Server
     from videollm import VideoLLM
     from videollm.inference import prepare_for_inference
 
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     model = VideoLLM.from_pretrained(load.model)
     if load.step_ms is None:
         model.to(device=load.device)  # type: ignore[call-arg]  # wrapped by transformers without its own type
