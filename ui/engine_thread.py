@@ -14,7 +14,7 @@ from stream.engine import Engine, Script
 from stream.frames import Event
 from stream.session import Session
 
-MOST_TOGETHER = 8
+MOST_TOGETHER = 4
 log = logging.getLogger("videollm")
 
 
@@ -115,7 +115,12 @@ class EngineThread:
         for stream, session in list(self._seats.items()):
             if session.slot in self._running or not stream.ready:
                 continue
-            script = stream.next_script(session, max(1, MOST_TOGETHER // busy))
+            try:
+                script = stream.next_script(session, max(1, MOST_TOGETHER // busy))
+            except Exception:
+                log.exception("a stream could not go on, and is ended")
+                stream.failed()
+                script = None
             if script is not None:
                 self.engine.submit(session.slot, script)
                 self._running[session.slot] = stream

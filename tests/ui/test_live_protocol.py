@@ -195,6 +195,18 @@ def test_a_system_prompt_changes_what_is_said(server: Running) -> None:
     assert said(prompt="Be brief.") != said()
 
 
+def test_a_full_context_is_told(model: VideoLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.config, "context_tokens", 300)
+    with running(model) as server, server.start(**SPEAKS) as client:
+        for index in range(30):
+            client.send(index, index)
+            client.hear("frame.ack")
+        client.end()
+    notices = of_type(client.heard, "notice")
+    assert {notice["code"] for notice in notices} == {"context.full"}
+    assert "forgotten" in notices[0]["text"]
+
+
 # Flow control
 
 
