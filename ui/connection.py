@@ -69,8 +69,8 @@ class Connections:
     async def serve(self, websocket: WebSocket) -> None:
         """From the handshake to the end of the connection."""
         offered = websocket.scope["subprotocols"]
-        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         try:
+            await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
             start = await self._start(websocket)
             if start.resume_token is None:
                 session = await self._sessions.open(start)
@@ -215,9 +215,9 @@ class _Connection:
                 if isinstance(message, SessionEnded):
                     await self._websocket.close(_ENDS[message.reason])
                     return
-                if outbox.has_fallen_behind:
-                    reason = "too many events lie unread; read faster and resume the session"
-                    raise ProtocolError(ErrorCode.READER_SLOW, reason)
+            if outbox.has_fallen_behind:
+                reason = "too many events lie unread; read faster and resume the session"
+                raise ProtocolError(ErrorCode.READER_SLOW, reason)
 
     async def _send(self, message: ServerMessage) -> None:
         await self._websocket.send_text(_encoder.encode(message).decode())
