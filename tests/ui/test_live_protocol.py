@@ -288,7 +288,6 @@ def test_a_slow_reader_is_bounded_and_comes_back(model: VideoLLM, monkeypatch: p
         assert [event["sequence"] for event in said] == list(range(read))
 
 
-@pytest.mark.slow
 def test_a_socket_that_nobody_reads_is_cut_off(model: VideoLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "PATIENCE_SECONDS", 0.5)
     with running(model) as server, server.start(**SILENT) as other, socket.socket() as narrow:
