@@ -100,6 +100,8 @@ class EngineThread:
             self._wake.clear()
             while self._calls:
                 action, future = self._calls.popleft()
+                if not future.set_running_or_notify_cancel():
+                    continue
                 try:
                     action()
                 except Exception as error:
