@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,10 @@ from videollm import VideoLLM
 from videollm.prompt import Prompt
 
 MAX_REPLY_TOKENS = 48
-# Shares of the context: what moments may take when a full one begins anew, and the longest question.
+# Shares of the context: what moments may take when a full one begins anew, the longest question, and the
+# longest system prompt.
 MOMENTS_SHARE = 0.25
+SYSTEM_SHARE = 0.25
 QUESTION_SHARE = 0.25
 
 
@@ -47,15 +49,28 @@ class Session:
     `watching` and `ending` give is submitted to it at the session's `slot`.
     """
 
+    on_text: Callable[[str], None] | None = None
+    """Hears of a reply while it is made: its text so far, word by word."""
+
     def __init__(
-        self, model: VideoLLM, *, threshold: float | None = None, engine: Engine | None = None
+        self,
+        model: VideoLLM,
+        *,
+        threshold: float | None = None,
+        system_prompt: str | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if model.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it with VideoLLM.from_pretrained")
         self.model = model
         self.threshold = model.config.threshold if threshold is None else threshold
-        self.prompt = Prompt.of(model.tokenizer, model.config)
+        self.prompt = Prompt.of(model.tokenizer, model.config, system_prompt)
         self.engine = engine or Engine(model)
+        most = int(self.engine.context * SYSTEM_SHARE)
+        if len(self.prompt.start) > most:
+            raise ValueError(
+                f"the system prompt is too long: {len(self.prompt.start)} tokens, at most {most}"
+            )
         self.slot = self.engine.join()
         self.reset()
 
@@ -194,10 +209,15 @@ class Session:
             if token == self.prompt.eos:
                 break
             said.append(token)
+            if self.on_text is not None:
+                self.on_text(self._text(said))
             logits = yield Read([token])
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
         if self._seen is not None and not self.engine.cache.evicts:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
+        return self._text(said)
+
+    def _text(self, said: list[int]) -> str:
         return str(self.prompt.tokenizer.decode(said)).strip()
 
     @property

@@ -1,4 +1,4 @@
-"""A session on a named model."""
+"""A named model, and a session on it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from stream.session import Session
+    from videollm import VideoLLM
 
 # Frames are scaled down to this inside the decoder: enough for every vision tower and for contact sheets,
 # while a queue of 4K frames would hold hundreds of megabytes.
@@ -43,30 +44,36 @@ def load_session(
 ) -> Session:
     """Load the model onto the device and begin a session; with a budget, tell the memory it takes. Raises
     CheckpointError, CommandError and typer.BadParameter."""
-    refuse_namesake()
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    chosen = pick_device(device)
-    from transformers.utils import logging
-
+    loaded = load_model(model, device)
     from stream.engine import Engine
     from stream.session import Session
-    from videollm import VideoLLM
-    from videollm.inference import prepare_for_inference
 
-    logging.disable_progress_bar()
-    console = Console(stderr=True)
-    with console.status(f"loading {escape(model)}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
-        loaded = VideoLLM.from_pretrained(model)
-        loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-        prepare_for_inference(loaded)
     try:
         engine = Engine(loaded, budget=budget)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--budget") from error
     if engine.cache.evicts:
-        console.print(f"cache: {engine.cache.nbytes / 2**20:.0f} MiB from beginning to end", style="dim")
+        size = engine.cache.nbytes / 2**20
+        Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end", style="dim")
     return Session(loaded, threshold=threshold, engine=engine)
+
+
+def load_model(model: str, device: str) -> VideoLLM:
+    """Load the model onto the device, ready for inference. Raises as `load_session` does."""
+    refuse_namesake()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    chosen = pick_device(device)
+    from transformers.utils import logging
+
+    from videollm import VideoLLM
+    from videollm.inference import prepare_for_inference
+
+    logging.disable_progress_bar()
+    with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
+        loaded = VideoLLM.from_pretrained(model)
+        loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
+        return prepare_for_inference(loaded)
 
 
 def pick_device(name: str) -> torch.device:
