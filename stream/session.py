@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from torch import Tensor
 from stream.engine import Engine, Read, Script
 from stream.export.times import format_time
 from stream.frames import Event, Frame
+from stream.journal import Journal, JournalError, JournalReader
+from stream.journal.keeping import Keeper
+from stream.recall import Recollection, recall
 from stream.sources.square import pad_to_square
 from videollm import VideoLLM
 from videollm.prompt import Prompt
@@ -42,12 +45,21 @@ class Session:
     When the context is full, a new one begins with the latest moments, each with its frame: what it reads is
     what the model was trained to read, a stream in which much happens.
 
+    A `journal` is given what is said and frames beside it (a `JournalReader` is only read), and a question
+    about what the context no longer holds, or about a time that it names, is answered from there. The frames'
+    times are then those of the journal's clock, which begins at `start`.
+
     Alone, a session is stepped by `step` and `finish`. Those of an `engine` may step together: what
     `watching` and `ending` give is submitted to it at the session's `slot`.
     """
 
     def __init__(
-        self, model: VideoLLM, *, threshold: float | None = None, engine: Engine | None = None
+        self,
+        model: VideoLLM,
+        *,
+        threshold: float | None = None,
+        engine: Engine | None = None,
+        journal: JournalReader | None = None,
     ) -> None:
         if model.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it with VideoLLM.from_pretrained")
@@ -56,6 +68,8 @@ class Session:
         self.prompt = Prompt.of(model.tokenizer, model.config)
         self.engine = engine or Engine(model)
         self.slot = self.engine.join()
+        self.journal = journal
+        self._keeper = Keeper(model, journal) if isinstance(journal, Journal) else None
         self.reset()
 
     @property
@@ -71,7 +85,9 @@ class Session:
     def reset(self) -> None:
         """Forget the stream; the next frame begins a new one."""
         self.engine.reset(self.slot)
-        self.time = 0.0
+        self.time = self.journal.end if self.journal else 0.0
+        self.start = self.journal.start if isinstance(self.journal, Journal) else 0.0
+        self._held: float | None = None  # the context holds all that came since; None before a first frame
         self._questions: list[tuple[float, str]] = []
         self._moments: list[Moment] = []
         self._seen: Tensor | None = None  # the latest frame, uint8 [3, size, size]
@@ -107,17 +123,30 @@ class Session:
     def watching(self, *frames: Frame) -> Script:
         """What `step` does, for an engine that steps other sessions, too."""
         events: list[Event] = []
+        if frames and self._held is None:
+            self._held = frames[0].time
         waiting = list(frames)
         while waiting:
             events += yield from self._answer_until(waiting[0].time, included=False)
-            events += yield from self._make_room(len(self.prompt.frame) + len(self.prompt.reply))
+            events += self._kept(
+                (yield from self._make_room(len(self.prompt.frame) + len(self.prompt.reply)))
+            )
             read, speaks = yield from self._look(self._before_question(waiting)[: self._room_for_frames()])
+            said = (
+                [Event(self.time, "narration", (yield from self._reply(self.prompt.reply)))] if speaks else []
+            )
+            events += self._kept(said, waiting[:read])
             del waiting[:read]
-            if speaks:
-                said = yield from self._reply(self.prompt.reply)
-                events.append(Event(self.time, "narration", said))
             events += yield from self._answer_until(self.time, included=True)
         return events
+
+    def tell(self, event: Event) -> list[Event]:
+        """Let the journal have what others say of the stream, such as a feed; gives it, and its notices."""
+        return self._kept([event])
+
+    def _kept(self, events: list[Event], frames: Sequence[Frame] = ()) -> list[Event]:
+        """The same events once the journal has them and the frames, and what it has to tell."""
+        return [*events, *self._keeper.record(events, frames)] if self._keeper else events
 
     def _look(self, frames: list[Frame]) -> Generator[Read, Tensor, tuple[int, bool]]:
         """Read frames as one chunk up to the first at which the model would speak; how many these are, and
@@ -160,22 +189,51 @@ class Session:
         ):
             asked, question = self._questions.pop(0)
             self.time = max(self.time, min(asked, time)) if asked != float("inf") else self.time
+            recollection, said = self._recall(question, min(asked, self.time))
+            said.append(Event(asked, "question", question))
+            if recollection:
+                answer = yield from self._recollect(recollection)
+                events += self._kept([*said, Event(asked, "answer", answer, recollection.evidence)])
+                continue
             words = self.prompt.ask(question, after_frame=True)
-            events += yield from self._make_room(len(words))
-            events.append(Event(asked, "question", question))
+            said = [*(yield from self._make_room(len(words))), *said]
             opening = words
             if not self._in_frames:  # no bracket is open, and one that nothing follows is not opened
                 before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
                 opening = [*before, *self.prompt.ask(question, after_frame=False)]
-            events.append(Event(asked, "answer", (yield from self._reply(words, opening))))
+            answer = yield from self._reply(words, opening)
+            events += self._kept([*said, Event(asked, "answer", answer)])
         return events
 
-    def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
-        """Let the model speak after `opening`, greedily, to its end-of-text token.
+    def _recall(self, question: str, now: float) -> tuple[Recollection | None, list[Event]]:
+        """What the journal knows of it that the context doesn't hold, and a notice where it can't be read."""
+        if self.journal is None:
+            return None, []
+        held = float("inf") if self._held is None else self._held
+        try:
+            found = recall(self.journal, self.model, question, now, held)
+        except JournalError as error:
+            return None, [Event(self.time, "notice", str(error))]
+        return found and found.within(self.engine.context - MAX_REPLY_TOKENS, self.prompt), []
 
-        `words` are the same as they read right behind a frame.
-        """
-        logits = yield Read(words if opening is None else opening)  # [1, vocabulary]
+    def _recollect(self, recollection: Recollection) -> Generator[Read, Tensor, str]:
+        """Answer in a context of its own: what is recalled, and the question. The stream's comes back."""
+        stream = self.engine.cache.take(self.slot)
+        said = yield from self._speak(Read(*recollection.reading(self.prompt, self.model.vision_tower.size)))
+        self.engine.cache.give_back(self.slot, stream)
+        return str(self.prompt.tokenizer.decode(said)).strip()
+
+    def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
+        """Let the model speak after `opening`; `words` are the same as they read right behind a frame."""
+        said = yield from self._speak(Read(words if opening is None else opening))
+        self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
+        if self._seen is not None:
+            self._moments.append(Moment(self.time, self._seen, [*words, *said]))
+        return str(self.prompt.tokenizer.decode(said)).strip()
+
+    def _speak(self, opening: Read) -> Generator[Read, Tensor, list[int]]:
+        """What the model says next, greedily, to its end-of-text token."""
+        logits = yield opening  # [1, vocabulary]
         said: list[int] = []
         while len(said) < MAX_REPLY_TOKENS:
             token = int(logits[-1].argmax())
@@ -183,10 +241,7 @@ class Session:
                 break
             said.append(token)
             logits = yield Read([token])
-        self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
-        if self._seen is not None:
-            self._moments.append(Moment(self.time, self._seen, [*words, *said]))
-        return str(self.prompt.tokenizer.decode(said)).strip()
+        return said
 
     @property
     def _room(self) -> int:
@@ -201,6 +256,7 @@ class Session:
         while self._moment_tokens() > self.engine.context * MOMENTS_SHARE:
             self._moments.pop(0)
         self.engine.cache.reset(self.slot)
+        self._held = self.time
         ids, pictures = list(self.prompt.start), [moment.pixels for moment in self._moments]
         for moment in self._moments:
             ids += [*self.prompt.frame, *moment.words, self.prompt.eos, *self.prompt.reopen]

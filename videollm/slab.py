@@ -60,10 +60,38 @@ class SlabCache:
             self.lengths[layer, slot] -= packing.among_last(slot, tokens)
         self.seen[slot] -= tokens
 
+    def take(self, slot: int) -> Taken:
+        """A copy of what a stream holds, and its slot empty."""
+        lengths = self.lengths[:, slot].tolist()
+        keys, values = (
+            [slab[slot, :, :length].clone() for slab, length in zip(slabs, lengths, strict=True)]
+            for slabs in (self.keys, self.values)
+        )
+        taken = Taken(keys, values, self.seen[slot])
+        self.reset(slot)
+        return taken
+
+    def give_back(self, slot: int, taken: Taken) -> None:
+        """Let a slot hold what was taken from it, and nothing else."""
+        for slabs, stored in ((self.keys, taken.keys), (self.values, taken.values)):
+            for slab, tensor in zip(slabs, stored, strict=True):
+                slab[slot, :, : tensor.shape[1]] = tensor
+        self.lengths[:, slot] = torch.tensor([tensor.shape[1] for tensor in taken.keys])
+        self.seen[slot] = taken.seen
+
     def nbytes(self, slot: int) -> int:
         """Bytes that a stream's keys and values fill now."""
         token = 2 * self.keys[0][0, :, 0].nbytes
         return token * int(self.lengths[:, slot].sum())
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a stream held: keys and values of each layer, [kv_heads, length, head_dim]."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    seen: int
 
 
 @dataclass(frozen=True)
