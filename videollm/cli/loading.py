@@ -16,6 +16,7 @@ from videollm.cli.errors import CommandError
 if TYPE_CHECKING:
     import torch
 
+    from stream.journal import JournalReader
     from stream.session import Session
 
 # Frames are scaled down to this inside the decoder: enough for every vision tower and for contact sheets,
@@ -38,7 +39,9 @@ def refuse_namesake() -> None:
     )
 
 
-def load_session(model: str, device: str, threshold: float | None = None) -> Session:
+def load_session(
+    model: str, device: str, threshold: float | None = None, journal: JournalReader | None = None
+) -> Session:
     """Load the model onto the device and begin a session. Raises CheckpointError, CommandError
     and typer.BadParameter."""
     refuse_namesake()
@@ -56,7 +59,7 @@ def load_session(model: str, device: str, threshold: float | None = None) -> Ses
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
         prepare_for_inference(loaded)
-    return Session(loaded, threshold=threshold)
+    return Session(loaded, threshold=threshold, journal=journal)
 
 
 def pick_device(name: str) -> torch.device:
