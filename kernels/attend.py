@@ -13,6 +13,7 @@ read once for all of them and the matrix units have rows to work on.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -99,17 +100,29 @@ def _reference(
         # Heads that share a key head become rows of one: PyTorch's own way with grouped queries is to repeat
         # the keys, and on the CPU to leave its fast kernel.
         grouped = query[first:last].unflatten(1, (keys.shape[1], -1)).permute(1, 2, 0, 3)
-        visible = torch.arange(length - (last - first) + 1, length + 1, device=query.device)  # [n]
-        mask = torch.arange(length, device=query.device) < visible[:, None]  # [n, length]
+        mask = None
+        if last - first > 1:
+            mask = _causal_mask(last - first, length, grouped.shape[1], query.dtype, query.device)
         attended = F.scaled_dot_product_attention(
             grouped.flatten(1, 2)[None],  # [1, kv_heads, group * n, head_dim]
             keys[session : session + 1, :, :length],
             values[session : session + 1, :, :length],
-            attn_mask=mask.repeat(grouped.shape[1], 1) if last - first > 1 else None,
+            attn_mask=mask,
             scale=scale,
         )
         out[first:last] = attended[0].unflatten(1, grouped.shape[1:3]).permute(2, 0, 1, 3).flatten(1, 2)
     return out
+
+
+@functools.lru_cache(maxsize=8)
+def _causal_mask(queries: int, length: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is added to scores, [group * queries, length]: most layers of a step need the same."""
+    hidden = torch.ones(queries, length, dtype=torch.bool, device=device).triu(length - queries + 1)
+    return (
+        torch.zeros(queries, length, dtype=dtype, device=device)
+        .masked_fill(hidden, -torch.inf)
+        .repeat(group, 1)
+    )
 
 
 @jit

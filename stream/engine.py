@@ -10,9 +10,10 @@ from torch import Tensor
 
 from stream.frames import Event
 from videollm import VideoLLM
+from videollm.budgets import Budgets, build_budgets
+from videollm.eviction import EvictionPolicy
+from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
-from videollm.quantized import is_quantized
-from videollm.slab import SlabCache
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,30 @@ class Engine:
     A step reads one chunk of every stream that wants one: a frame of some, a question of others, the next
     word of a reply of others again. Slots are taken and left without touching the others, and nothing that a
     stream says depends on its neighbours.
+
+    With a `budget`, entries of each layer or a share of the context such as "20%", streams go on for ever in
+    the memory that the engine begins with, and the eviction `policy` chooses what they remember.
     """
 
-    def __init__(self, model: VideoLLM, slots: int = 1) -> None:
+    def __init__(
+        self,
+        model: VideoLLM,
+        slots: int = 1,
+        budget: Budgets | str | int | None = None,
+        policy: EvictionPolicy | None = None,
+    ) -> None:
         if slots < 1:
             raise ValueError(f"an engine needs at least 1 slot, got {slots}")
-        config = model.config
-        weight = model.model.norm.weight
+        if budget is not None and not isinstance(budget, Budgets):
+            budget = build_budgets(model, budget)
+        least = 1 + model.config.tokens_per_frame
+        if budget is not None and budget.headroom < least:
+            raise ValueError(
+                f"a headroom of {budget.headroom} is too small for a frame: give at least {least}"
+            )
         self.model = model
-        self.context: int = config.context_tokens or config.text_config.max_position_embeddings
-        self.cache = SlabCache(config.text_config, slots, self.context, weight.dtype, weight.device)
+        self.context = model.context
+        self.cache = LayerBudgetCache(model, slots, budget, policy)
         self._free = list(reversed(range(slots)))
         self._waiting: dict[int, deque[Script]] = {}
         self._running: dict[int, tuple[Script, Read]] = {}
@@ -86,10 +101,8 @@ class Engine:
         for slot, waiting in self._waiting.items():
             while waiting and slot not in self._running and slot not in done:
                 self._advance(slot, waiting.popleft(), None, done)
-        running = list(self._running.items())
-        if running:
-            for batch in [[one] for one in running] if is_quantized(self.model) else [running]:
-                self._read(batch, done)
+        if self._running:
+            self._read(list(self._running.items()), done)
         return done
 
     def run(self, slot: int, script: Script) -> list[Event]:

@@ -137,7 +137,7 @@ def rates(way: str, model: VideoLLM, history: int, seconds: float) -> list[Rate]
         engine = _engine(model, 1, history)
         slot = engine.join()
         while time.perf_counter() - started < seconds:
-            if engine.cache.seen[slot] + len(chunk.ids) > engine.cache.capacity:
+            if len(chunk.ids) > engine.cache.room(slot):
                 _fill(engine, history)
             engine.run(slot, watch())
             read += count
@@ -192,8 +192,9 @@ def _fill(engine: Engine, history: int) -> None:
             share = (1 + math.ceil(config.depth_config.ratio * tokens)) / (1 + tokens)
         held = round(history * share)
         cache.lengths[index] = held
-        cache.keys[index][:, :, :held] = 0
-        cache.values[index][:, :, :held] = 0
+        cache.layers[index].keys[:, :, :held] = 0
+        cache.layers[index].values[:, :, :held] = 0
+    cache.recount()
     cache.seen = [history] * cache.slots
 
 

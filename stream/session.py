@@ -43,7 +43,8 @@ class Session:
     of that time, before any later one.
 
     When the context is full, a new one begins with the latest moments, each with its frame: what it reads is
-    what the model was trained to read, a stream in which much happens.
+    what the model was trained to read, a stream in which much happens. An engine with a budget evicts
+    instead, and the context never ends.
 
     A `journal` is given what is said and frames beside it (a `JournalReader` is only read), and a question
     about what the context no longer holds, or about a time that it names, is answered from there. The frames'
@@ -74,13 +75,13 @@ class Session:
 
     @property
     def seen_tokens(self) -> int:
-        """How much of the context is read."""
+        """How much is read; of the context, where a full one begins anew."""
         return self.engine.cache.seen[self.slot]
 
     @property
     def cache_bytes(self) -> int:
         """What the stream's keys and values fill now."""
-        return self.engine.cache.nbytes(self.slot)
+        return self.engine.cache.filled_bytes(self.slot)
 
     def reset(self) -> None:
         """Forget the stream; the next frame begins a new one."""
@@ -88,6 +89,7 @@ class Session:
         self.time = self.journal.end if self.journal else 0.0
         self.start = self.journal.start if isinstance(self.journal, Journal) else 0.0
         self._held: float | None = None  # the context holds all that came since; None before a first frame
+        self._evictions = self.engine.cache.evictions[self.slot]  # so many when that was set
         self._questions: list[tuple[float, str]] = []
         self._moments: list[Moment] = []
         self._seen: Tensor | None = None  # the latest frame, uint8 [3, size, size]
@@ -111,8 +113,7 @@ class Session:
     def step(self, *frames: Frame) -> list[Event]:
         """Read a frame, or those that wait, and give what is said by then, in order of time.
 
-        Several are read as one chunk, which takes less time than one by one and says the same (in int8 up to
-        its rounding, which is that of a chunk).
+        Several are read as one chunk, which takes less time than one by one and says the same.
         """
         return self.engine.run(self.slot, self.watching(*frames))
 
@@ -154,7 +155,8 @@ class Session:
         size, frame_tokens = self.model.vision_tower.size, self.prompt.frame
         squares = [pad_to_square(frame.pixels, size) for frame in frames]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # [frames, 3, size, size]
-        ids, ends = [*self._lead], []
+        lead = yield from self._shorten(Read(self._lead), len(frame_tokens))
+        ids, ends = [*lead.ids], []
         for index in range(len(frames)):
             ids += [*([self.prompt.interval] if index else []), *frame_tokens]
             ends.append(len(ids))
@@ -163,9 +165,22 @@ class Session:
         read = speaks.index(True) + 1 if True in speaks else len(frames)
         if read < len(frames):
             self.engine.cache.rewind(self.slot, ends[-1] - ends[read - 1])
+        self._notice_evictions()
         self.time, self._seen = frames[read - 1].time, pixels[read - 1]
         self._lead, self._in_frames = [self.prompt.interval], True
         return read, speaks[read - 1]
+
+    def _shorten(self, chunk: Read, coming: int = 0) -> Generator[Read, Tensor, Read]:
+        """Read of a chunk what doesn't fit into one with `coming` more tokens, no frame cut in two; the rest,
+        not yet read."""
+        ids, pixels, frame = chunk.ids, chunk.pixels, self.prompt.frame
+        most = self.engine.cache.room(self.slot)
+        while self.engine.cache.evicts and len(ids) + coming > most:
+            end = most - ids[:most].count(frame[0]) % len(frame)
+            shown = ids[:end].count(frame[0]) // len(frame)
+            yield Read(ids[:end], pixels[:shown] if pixels is not None and shown else None)
+            ids, pixels = ids[end:], pixels[shown:] if pixels is not None and shown < len(pixels) else None
+        return Read(ids, pixels)
 
     def _before_question(self, frames: list[Frame]) -> list[Frame]:
         """Those that come before the next question, or at its time; none has passed the first."""
@@ -174,8 +189,10 @@ class Session:
         return [frame for frame in frames if frame.time <= self._questions[0][0]]
 
     def _room_for_frames(self) -> int:
-        """How many frames fit into the context before a reply; one goes in always."""
+        """How many frames fit into a chunk and into the context before a reply; one goes in always."""
         room = self._room - len(self.prompt.reply)
+        if self.engine.cache.evicts:
+            room = self.engine.cache.room(self.slot) - len(self._lead)
         return max(1, (room + 1) // (len(self.prompt.frame) + 1))
 
     def ending(self) -> Script:
@@ -209,31 +226,40 @@ class Session:
         """What the journal knows of it that the context doesn't hold, and a notice where it can't be read."""
         if self.journal is None:
             return None, []
+        self._notice_evictions()
         held = float("inf") if self._held is None else self._held
         try:
             found = recall(self.journal, self.model, question, now, held)
         except JournalError as error:
             return None, [Event(self.time, "notice", str(error))]
-        return found and found.within(self.engine.context - MAX_REPLY_TOKENS, self.prompt), []
+        return found and found.within(self.engine.cache.span - MAX_REPLY_TOKENS, self.prompt), []
+
+    def _notice_evictions(self) -> None:
+        """What came before something was evicted is not all held."""
+        evictions = self.engine.cache.evictions[self.slot]
+        if evictions > self._evictions and self._held is not None:
+            self._held, self._evictions = self.time, evictions
 
     def _recollect(self, recollection: Recollection) -> Generator[Read, Tensor, str]:
         """Answer in a context of its own: what is recalled, and the question. The stream's comes back."""
-        stream = self.engine.cache.take(self.slot)
+        cache = self.engine.cache
+        stream = cache.state(self.slot)
+        cache.reset(self.slot)
         said = yield from self._speak(Read(*recollection.reading(self.prompt, self.model.vision_tower.size)))
-        self.engine.cache.give_back(self.slot, stream)
+        cache.load(self.slot, stream)
         return str(self.prompt.tokenizer.decode(said)).strip()
 
     def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
         """Let the model speak after `opening`; `words` are the same as they read right behind a frame."""
         said = yield from self._speak(Read(words if opening is None else opening))
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
-        if self._seen is not None:
+        if self._seen is not None and not self.engine.cache.evicts:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
         return str(self.prompt.tokenizer.decode(said)).strip()
 
     def _speak(self, opening: Read) -> Generator[Read, Tensor, list[int]]:
         """What the model says next, greedily, to its end-of-text token."""
-        logits = yield opening  # [1, vocabulary]
+        logits = yield (yield from self._shorten(opening))  # [1, vocabulary]
         said: list[int] = []
         while len(said) < MAX_REPLY_TOKENS:
             token = int(logits[-1].argmax())
@@ -250,7 +276,7 @@ class Session:
 
     def _make_room(self, coming: int) -> Script:
         """Begin a new context where `coming` tokens and a reply don't fit into this one."""
-        if coming <= self._room:
+        if self.engine.cache.evicts or coming <= self._room:
             return []
         kept = len(self._moments)
         while self._moment_tokens() > self.engine.context * MOMENTS_SHARE:

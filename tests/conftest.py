@@ -24,8 +24,8 @@ from transformers import (
 from stream import engine
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import DepthConfig
+from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
-from videollm.slab import SlabCache
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
@@ -95,7 +95,7 @@ class Recorder:
         self.last: dict[int, torch.Tensor] = {}
         monkeypatch.setattr(engine, "read", self.read)
 
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> torch.Tensor:
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> torch.Tensor:
         (chunk,) = chunks
         logits = read(model, chunks, cache)
         self.ids += chunk.ids

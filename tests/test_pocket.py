@@ -16,8 +16,10 @@ import pytest
 import skimage.data
 from conftest import Recorder
 
+from stream.engine import Engine
 from stream.frames import Event, Frame
 from stream.session import Session
+from stream.sources import open_source
 from videollm import VideoLLM
 from videollm.checkpoints import assets_folder
 
@@ -115,6 +117,22 @@ def test_a_still_scene_stays_told_when_the_context_begins_anew(pocket: VideoLLM)
     assert [event.time for event in events] == [0.0] and "cat" in events[0].text
     session.ask("What is in view?")
     assert "cat" in session.finish()[-1].text
+
+
+@pytest.mark.slow
+def test_with_a_budget_the_cat_is_told_every_time_it_comes(pocket: VideoLLM) -> None:
+    with open_source(str(SAMPLE), fps=2) as source:
+        clip = list(source)
+    engine = Engine(pocket, budget="10%")
+    session, memory, events = Session(pocket, engine=engine), engine.cache.nbytes, []
+    for round in range(3):
+        for index, frame in enumerate(clip):
+            events += session.step(Frame((round * len(clip) + index) / 2, frame.pixels))
+    told = [event.time // (len(clip) / 2) for event in events if "cat appears" in event.text]
+    assert told == [0, 1, 2]
+    assert session.seen_tokens > 1300 and engine.cache.nbytes == memory
+    session.ask("What left?")
+    assert "cup" in session.finish()[-1].text
 
 
 def test_the_readmes_program_runs() -> None:

@@ -19,6 +19,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
+from train.precision import mixed_precision
 from videollm import bases
 from videollm.cache import StreamCache
 from videollm.checkpoints import adopt
@@ -98,7 +99,7 @@ def train(
 ) -> DepthLM:
     """So many steps of one sequence each; `told` gets each step's loss. Adapters are merged in the end."""
     torch.manual_seed(seed)
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    accelerator = Accelerator(mixed_precision=mixed_precision())
     rows = blocks(ids, context)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=".*router.*")
     adapted = get_peft_model(model, config)

@@ -47,9 +47,12 @@ class Shape:
 
 
 SHAPES = {
-    "llama-3-8b": Shape("llama-3-8b", 1024, 128, torch.bfloat16, loads=((600, 3), (120, 7)), steps=5),
-    "smollm2-135m": Shape("smollm2-135m", 1280, 16, torch.float32, loads=((60, 3), (12, 7)), steps=3),
-    "tiny": Shape("tiny", 32, 4, torch.float32, loads=((20, 3),), steps=1),
+    shape.decoder: shape
+    for shape in (
+        Shape("llama-3-8b", 1024, 128, torch.bfloat16, loads=((600, 3), (120, 7)), steps=5),
+        Shape("smollm2-135m", 1280, 16, torch.float32, loads=((60, 3), (12, 7)), steps=3),
+        Shape("tiny", 32, 4, torch.float32, loads=((20, 3),), steps=1),
+    )
 }
 WAYS = {
     "full": DepthConfig(router="full"),

@@ -12,49 +12,34 @@ Stages, each kept under `--work` so that a run that was stopped goes on where it
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
-import numpy as np
 import torch
 import typer
-from peft import LoraConfig, PeftModel, get_peft_model
+from accelerate import PartialState
+from peft import PeftModel
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from train.lessons import Lessons
 from train.material import Material, prepare
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
-from train.sequences import IGNORED, Sequence, collate
+from train.trainer import Stage, Trainer
 from videollm import bases
 from videollm.checkpoints import build
 from videollm.configuration import ConnectorConfig, DepthConfig, VideoLLMConfig
 from videollm.connector import ClassNameConnector
 from videollm.modeling import VideoLLM
-from videollm.prompt import Prompt
 
 SYSTEM_PROMPT = "Watch and say what happens."
-ADAPTED = r"model\.layers.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
-LEARNING_RATES = {"lora_": 1e-3, "connector": 3e-4, "router": 1e-3}
-WARM_UP = 20
-SAVE_EVERY = 25
+PREPARATION = timedelta(hours=12)  # how long other processes wait for the one that prepares the material
 CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 
 console = Console()
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A training stage of so many steps; `draw` gives the sequences of one."""
-
-    name: str
-    steps: int
-    draw: Callable[[np.random.Generator], list[Sequence]]
 
 
 def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
@@ -85,114 +70,20 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
     return model
 
 
-def adapt(model: VideoLLM) -> PeftModel:
-    """Rank-16 adapters on every linear layer of the decoder, connector and routers trained whole."""
-    config = LoraConfig(r=16, lora_alpha=32, target_modules=ADAPTED, modules_to_save=["connector", "router"])
-    adapted = get_peft_model(model, config)
-    # Lessons are its logits already.
-    trained_connector(model).classifier.requires_grad_(False)
-    return adapted
-
-
-def trained_connector(model: VideoLLM) -> ClassNameConnector:
-    """The copy of the connector that PEFT trains in its place."""
-    return cast(Any, model.connector).modules_to_save["default"]
-
-
-class Trainer:
-    """Runs stages on one model and keeps what was learned on disk every few steps."""
-
-    def __init__(self, model: VideoLLM, work: Path, seed: int) -> None:
-        assert model.tokenizer is not None
-        self.model = model
-        self.prompt = Prompt.of(model.tokenizer, model.config)
-        self.adapted = adapt(model)
-        self.work = work
-        self.seed = seed
-        self.trained = {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
-
-    def run(self, stage: Stage) -> None:
-        """Train, from where the stage was left."""
-        groups = [
-            {"params": [p for n, p in self.trained.items() if part in n], "lr": rate, "top": rate}
-            for part, rate in LEARNING_RATES.items()
-        ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-        state = self.work / f"{stage.name}.pt"
-        done = self._resume(state, optimizer)
-        for step in range(done, stage.steps):
-            rng = np.random.default_rng([self.seed, step, *stage.name.encode()])
-            sequences = stage.draw(rng)
-            for group in optimizer.param_groups:
-                group["lr"] = group["top"] * learning_rate(step, stage.steps)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-                loss, right = self.loss(sequences)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
-            optimizer.step()
-            if step % 5 == 0:
-                console.print(f"{stage.name} {step}/{stage.steps} loss {loss.item():.3f} right: {right}")
-            if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
-                self._save(state, optimizer, step + 1)
-
-    def loss(self, sequences: list[Sequence]) -> tuple[Tensor, str]:
-        """What training makes small, a scalar, and the shares of what is right, to be read."""
-        batch = collate(sequences, self.prompt.eos)
-        pictures = [picture for sequence in sequences for picture in sequence.pictures]
-        logits_of_classes = torch.from_numpy(np.stack(pictures)).float()  # [frames, tokens, classes]
-        frames = trained_connector(self.model).speak(logits_of_classes)
-        learned = batch.targets != IGNORED
-        out = self.adapted(input_ids=batch.ids, frame_embeds=frames, logits_to_keep=learned)
-        logits = out.logits  # [learned, vocabulary]
-        targets, weights = batch.targets[learned], batch.weights[learned]
-        each = F.cross_entropy(logits.float(), targets, reduction="none")
-        right = logits.argmax(-1) == targets
-        silent, speak = targets == self.prompt.interval, weights > 1
-        words = ~silent & ~speak
-        shares = " ".join(
-            f"{name} {right[mask].float().mean():.2f}"
-            for name, mask in (("silent", silent), ("speak", speak), ("words", words))
-        )
-        loss = (each * weights).sum() / weights.sum()
-        return loss if out.aux_loss is None else loss + out.aux_loss, shares
-
-    def _save(self, path: Path, optimizer: torch.optim.Optimizer, step: int) -> None:
-        state = {"step": step, "weights": self.trained, "optimizer": optimizer.state_dict()}
-        partial = path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(path)
-
-    def _resume(self, path: Path, optimizer: torch.optim.Optimizer) -> int:
-        if not path.is_file():
-            return 0
-        state = torch.load(path, weights_only=True)
-        with torch.no_grad():
-            for name, weight in state["weights"].items():
-                self.trained[name].copy_(weight)
-        optimizer.load_state_dict(state["optimizer"])
-        return state["step"]
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware: a step takes two thirds of the time then."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Share of the top rate: a short warm-up, then a cosine down to a twentieth."""
-    if step < WARM_UP:
-        return (step + 1) / WARM_UP
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP)))
-
-
 def export(model: VideoLLM, adapted: PeftModel, folder: Path) -> None:
-    """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads; the model card stays as it is."""
+    """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads; the model card stays as it is.
+
+    Every process takes part, as each may hold a share of the weights; one of them writes.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = cast(dict[str, Tensor], get_model_state_dict(adapted, options=options))
+    if not PartialState().is_main_process:
+        return
     adapted.peft_config["default"].base_model_name_or_path = model.config.language_model_name
     card = folder / "README.md"
     written = card.read_text() if card.is_file() else None
-    adapted.half().save_pretrained(str(folder), save_embedding_layers=False)
+    half = {name: weight.half() for name, weight in weights.items() if weight.is_floating_point()}
+    adapted.save_pretrained(str(folder), state_dict=half, save_embedding_layers=False)
     card.unlink()  # PEFT's template
     if written is not None:
         card.write_text(written)
@@ -210,16 +101,24 @@ def main(
     seed: Annotated[
         int, typer.Option(help="of crops, lessons and weights; clips are drawn by their numbers")
     ] = 0,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="rows that a step is taken in, one after the other")
+    ] = 1,
+    checkpointing: Annotated[
+        bool, typer.Option(help="compute activations again in the backward pass, to save memory")
+    ] = False,
 ) -> None:
     """Make the default model from pictures and clips."""
-    torch.manual_seed(seed)
-    material = prepare(data, work, clips, albums, seed)
-    trainer = Trainer(new_model(material, DepthConfig()), work, seed)
+    with PartialState(timeout=PREPARATION).main_process_first():
+        material = prepare(data, work, clips, albums, seed)
+    torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
+    trainer = Trainer(new_model(material, DepthConfig()), work, seed, accumulate, checkpointing)
     lessons = Lessons.of(material, trainer.prompt)
     trainer.run(Stage("naming", naming_steps, lessons.shows))
     trainer.run(Stage("clips", clip_steps, lessons.clips))
     export(trainer.model, trainer.adapted, out)
-    console.print(f"the model is in {out}")
+    if trainer.accelerator.is_main_process:
+        console.print(f"the model is in {out}")
 
 
 if __name__ == "__main__":

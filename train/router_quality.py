@@ -30,9 +30,10 @@ from train.lessons import Lessons
 from train.material import Material, prepare, vision_tower
 from train.media import load_media
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
-from train.pocket import Stage, Trainer, export, new_model
+from train.pocket import export, new_model
 from train.scoring import NarrationScore
 from train.sequences import clip_sequence
+from train.trainer import Stage, Trainer
 from train.vocabulary import load_vocabulary
 from videollm.cli.loading import load_session
 from videollm.configuration import DepthConfig
@@ -40,8 +41,8 @@ from videollm.configuration import DepthConfig
 ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
 # Neither the training clips' seeds nor the default model's benchmark's.
 CLIP_SEED = 2_000_000
-NARRATED_CLIPS = 60
-LOSS_CLIPS = 200
+NARRATED_CLIPS = 30
+LOSS_CLIPS = 100
 BATCH = 4
 
 console = Console()
@@ -81,10 +82,7 @@ def measure(
         clip_sequence(trainer.prompt, features, FPS, np.random.default_rng(features.clip.seed))
         for _, features in clips
     ]
-    with torch.no_grad():
-        losses = [
-            trainer.loss(sequences[at : at + BATCH])[0].item() for at in range(0, len(sequences), BATCH)
-        ]
+    losses = [trainer.loss(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
     export(trainer.model, trainer.adapted, work / "model")
     session, score = load_session(str(work / "model"), "cpu"), NarrationScore()
     for clip, _ in track(clips[:NARRATED_CLIPS], "narrating"):
@@ -112,8 +110,8 @@ def main(
     work: Work = Path("runs/pocket"),
     clips: Clips = 1300,
     albums: Albums = 600,
-    naming_steps: NamingSteps = 40,
-    clip_steps: ClipSteps = 80,
+    naming_steps: NamingSteps = 30,
+    clip_steps: ClipSteps = 50,
     seeds: Annotated[int, typer.Option(help="models of each router")] = 3,
 ) -> None:
     """Train and measure every router."""

@@ -6,7 +6,7 @@ The layout is the session's own (`videollm.prompt`), so that what is trained is 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -89,21 +89,31 @@ def clip_sequence(prompt: Prompt, clip: ClipFeatures, fps: float, rng: np.random
 
 
 @dataclass(frozen=True)
-class Batch:
-    ids: Tensor  # [batch, sequence]
-    targets: Tensor  # [batch, sequence]
-    weights: Tensor  # [batch, sequence]
+class Row:
+    """Sequences one after the other, without padding."""
+
+    ids: Tensor  # [1, total]
+    targets: Tensor  # [1, total]
+    weights: Tensor  # [1, total]
+    lengths: list[int]  # of the sequences
+    pictures: Tensor  # [frames, tokens, classes]
 
 
-def collate(sequences: list[Sequence], padding: int) -> Batch:
-    """Sequences padded on the right."""
-    longest = max(len(sequence.ids) for sequence in sequences)
-
-    def padded(values: list[list[int]] | list[list[float]], fill: float) -> Tensor:
-        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in values])
-
-    return Batch(
-        ids=padded([s.ids for s in sequences], padding).long(),
-        targets=padded([s.targets for s in sequences], IGNORED).long(),
-        weights=padded([s.weights for s in sequences], 0.0),
+def pack(sequences: list[Sequence], device: torch.device) -> Row:
+    return Row(
+        ids=torch.tensor([[token for s in sequences for token in s.ids]], device=device),
+        targets=torch.tensor([[token for s in sequences for token in s.targets]], device=device),
+        weights=torch.tensor([[weight for s in sequences for weight in s.weights]], device=device),
+        lengths=[len(s.ids) for s in sequences],
+        pictures=torch.from_numpy(np.stack([p for s in sequences for p in s.pictures])).float().to(device),
     )
+
+
+def deal(sequences: list[Sequence], rows: int) -> list[list[Sequence]]:
+    """The sequences in so many rows of about one length. Where there are fewer sequences, each further row is
+    one that is read and not learned from, so that every process has something to run."""
+    dealt: list[list[Sequence]] = [[] for _ in range(rows)]
+    for sequence in sorted(sequences, key=lambda s: len(s.ids), reverse=True):
+        min(dealt, key=lambda row: sum(len(s.ids) for s in row)).append(sequence)
+    unlearned = replace(sequences[0], weights=[0.0] * len(sequences[0].weights))
+    return [row or [unlearned] for row in dealt]

@@ -1,4 +1,4 @@
-"""The key-value cache of a stream, in which layers may hold different numbers of tokens."""
+"""The key-value cache of a growing context, in which layers may hold different numbers of tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class StreamCache(Cache):
-    """One growing layer cache a decoder layer.
+    """One growing layer cache a decoder layer: for contexts of unknown length, for gradients, and for
+    unconverted models beside ours. Streams have a `LayerBudgetCache`, whose memory is fixed.
 
     A mixture-of-depths layer stores only the tokens that ran in it, so that layers' lengths differ;
     `seen_tokens` counts what the stream has read, and gives the next token its position.

@@ -18,6 +18,7 @@ from transformers.masking_utils import create_causal_mask
 from videollm.configuration import DepthConfig
 from videollm.routers import Router, router_class
 from videollm.slab import Packing
+from videollm.varlen import PackedSequences
 
 
 class MixtureOfDepthsLayer(nn.Module):
@@ -39,13 +40,14 @@ class MixtureOfDepthsLayer(nn.Module):
         position_ids: Tensor | None = None,
         frame_index: Tensor | None = None,
         router_losses: list[Tensor] | None = None,
-        packing: Packing | None = None,
+        packing: Packing | PackedSequences | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """`frame_index` [frames, tokens] says where in the flattened [batch * sequence] each frame's tokens
         lie; None where there is only text. Frames arrive whole. What a router adds to the loss of training is
         appended to `router_losses`. The mask of the dense layers doesn't fit here, because this layer's cache
-        holds fewer tokens: it makes its own. Tokens of many streams, batch 1, come with their `packing`."""
+        holds fewer tokens: it makes its own. Tokens of many streams or sequences, batch 1, come with their
+        `packing`. Raises ValueError where rows of a batch keep different numbers of tokens."""
         batch, sequence, dim = hidden_states.shape
         if self.router.depth.routes == "all":
             frame_index = torch.arange(batch * sequence, device=hidden_states.device).view(batch, sequence)
@@ -64,9 +66,13 @@ class MixtureOfDepthsLayer(nn.Module):
         if routing.loss is not None and router_losses is not None:
             router_losses.append(routing.loss)
 
-        rows, valid = _kept_first(kept)  # [batch * running], of the flattened batch
-        if past_key_values is not None and valid is not None:
-            raise ValueError("streams that share a cache must hold the same number of frames in a step")
+        frames, tokens = frame_index.shape
+        # [batch * running], of the flattened batch
+        rows = _places(kept.flatten(), None if routing.k is None else (tokens - routing.k) * frames)
+        if batch > 1 and kept.sum(1).unique().numel() > 1:
+            raise ValueError(
+                "rows of a batch keep different numbers of tokens; pack them into one row (sequence_lengths=)"
+            )
         if len(rows) == 0:
             return passing
         running = hidden_states.flatten(0, 1)[rows].view(batch, -1, dim)
@@ -81,8 +87,6 @@ class MixtureOfDepthsLayer(nn.Module):
         if gates is not None:
             text = ones.bool().index_fill(0, frame_index.flatten(), False)[rows].view_as(gates)
             ran = torch.lerp(running, ran, gates.masked_fill(text, 1)[..., None].to(ran.dtype))
-        if valid is not None:  # a row filled up with skipped tokens passes those on
-            ran = torch.where(valid[..., None], ran, passing.flatten(0, 1)[rows].view_as(ran))
         return passing.flatten(0, 1).index_copy(0, rows, ran.flatten(0, 1)).view_as(passing)
 
     def _run(
@@ -90,7 +94,7 @@ class MixtureOfDepthsLayer(nn.Module):
         running: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None,
         past_key_values: Cache | None,
-        packing: Packing | None,
+        packing: Packing | PackedSequences | None,
         **kwargs: Any,
     ) -> Tensor:
         """Tokens [batch, running, dim] through the block."""
@@ -135,17 +139,11 @@ def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
     return decoder
 
 
-def _kept_first(kept: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Which rows of the flattened batch run, [batch * most kept], each row's kept tokens in their order; and
-    which of them are kept, [batch, most kept], where some aren't: a row that keeps fewer than another is
-    filled up with skipped tokens, after its own."""
-    batch, sequence = kept.shape
-    if batch == 1:
-        return kept[0].nonzero()[:, 0], None
-    counts = kept.sum(1)
-    index = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]
-    rows = index + sequence * torch.arange(batch, device=kept.device)[:, None]
-    return rows.flatten(), None if counts.min() == counts.max() else kept.gather(1, index)
+def _places(kept: Tensor, skipped: int | None) -> Tensor:
+    """Where `kept` [total] is true, ascending; a GPU isn't waited for where the number of others is known."""
+    if skipped is None:
+        return kept.nonzero()[:, 0]
+    return kept.nonzero_static(size=len(kept) - skipped)[:, 0]
 
 
 def _select_rotary(

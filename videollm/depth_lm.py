@@ -3,6 +3,7 @@ of VideoLLM that reads text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from videollm.cache import StreamCache
 from videollm.configuration import DepthConfig, as_config
 from videollm.depth import MixtureOfDepthsLayer, convert
-from videollm.packed import ATTENTION
+from videollm.layer_budget import LayerBudgetCache
+from videollm.packed import ATTENTION, decode
 from videollm.routers import ScoringRouter
+from videollm.varlen import PackedSequences
 
 
 class DepthLMConfig(PreTrainedConfig):
@@ -74,6 +77,12 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self.add_decoder()
         self.post_init()
 
+    @property
+    def context(self) -> int:
+        """The longest context that training has shown the model, in tokens."""
+        config = self.config
+        return getattr(config, "context_tokens", None) or config.text_config.max_position_embeddings
+
     def add_decoder(self) -> None:
         """Build the decoder of the configuration, converted, and its head."""
         text = self.config.text_config
@@ -93,12 +102,17 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        sequence_lengths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Next-token logits [batch, sequence, vocabulary] for `input_ids` [batch, sequence] or embeddings.
 
-        `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Batches are
-        padded on the right and need no mask, so that `attention_mask` may be left out and must be all ones.
+        `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Sequences of
+        different lengths come packed, as one row without padding, and their `sequence_lengths`: each attends
+        to itself alone, and its positions begin at 0. Rows of a batch are of one length and need no mask, so
+        that `attention_mask` may be left out and must be all ones.
+        `past_key_values` is a `StreamCache`, which grows with what is read and lets gradients pass, or a
+        `LayerBudgetCache`, whose memory is fixed and whose rows may hold unequal numbers.
         `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
         (the shift happens here). `logits_to_keep` is the number of last positions (0: all), or a mask
         [batch, sequence] of positions, for which logits are wanted; with a mask, and with labels, whose
@@ -107,29 +121,40 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         `loss` already.
         """
         if attention_mask is not None and not attention_mask.all():
-            raise ValueError("pad batches on the right, without an attention mask")
+            raise ValueError("pack sequences of different lengths into one row (sequence_lengths=)")
         if inputs_embeds is None:
             inputs_embeds = self.model.embed_tokens(input_ids)  # [batch, sequence, dim]
         if past_key_values is None and use_cache:
             past_key_values = StreamCache(self.config.text_config)
         seen = past_key_values.seen_tokens if isinstance(past_key_values, StreamCache) else 0
         sequence = inputs_embeds.shape[1]
+        device, packing = inputs_embeds.device, None
+        positions = torch.arange(seen, seen + sequence, device=device)[None]  # [1, sequence]
+        if sequence_lengths is not None:
+            packing = self._packing(inputs_embeds, sequence_lengths, past_key_values)
+            positions = torch.cat([torch.arange(length, device=device) for length in sequence_lengths])[None]
         router_losses: list[Tensor] = []
-        hidden = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=self._dense_mask(inputs_embeds, past_key_values),
-            position_ids=torch.arange(seen, seen + sequence, device=inputs_embeds.device)[None],
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
-            frame_index=frame_index,
-            router_losses=router_losses,
-        ).last_hidden_state  # [batch, sequence, dim]
+        if isinstance(past_key_values, LayerBudgetCache):
+            hidden = self._read_rows(inputs_embeds, frame_index, past_key_values)  # [batch, sequence, dim]
+        else:
+            hidden = self.model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=self._dense_mask(inputs_embeds, past_key_values, packing),
+                position_ids=positions,
+                past_key_values=past_key_values,
+                use_cache=past_key_values is not None,
+                frame_index=frame_index,
+                router_losses=router_losses,
+                packing=packing,
+            ).last_hidden_state  # [batch, sequence, dim]
         if isinstance(past_key_values, StreamCache):
             past_key_values.seen_tokens += sequence
 
         router_loss = torch.stack(router_losses).sum() if router_losses else None
         if labels is not None:
             learned = labels[:, 1:] != -100
+            if packing is not None:  # a sequence's end says nothing of the next one's beginning
+                learned = learned & (positions[:, 1:] > 0)
             logits = self.lm_head(hidden[:, :-1][learned])  # [learned, vocabulary]
             loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
             if router_loss is not None:
@@ -143,9 +168,43 @@ class DepthLM(PreTrainedModel, GenerationMixin):
             loss=loss, aux_loss=router_loss, logits=logits, past_key_values=past_key_values
         )
 
-    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None) -> Any:
+    def _read_rows(
+        self, inputs_embeds: Tensor, frame_index: Tensor | None, cache: LayerBudgetCache
+    ) -> Tensor:
+        """[batch, sequence, dim] through the decoder, each row behind what its slot of the cache holds."""
+        batch, sequence, _ = inputs_embeds.shape
+        if batch != cache.slots:
+            raise ValueError(f"a batch of {batch} needs a cache of as many slots, not of {cache.slots}")
+        packed = inputs_embeds.flatten(0, 1)[None]  # [1, batch * sequence, dim]
+        text = torch.ones(batch * sequence, dtype=torch.bool, device=packed.device)
+        if frame_index is not None:
+            text[frame_index.flatten()] = False
+        hidden = decode(self, packed, frame_index, cache, [sequence] * batch, text)
+        return self.model.norm(hidden).view_as(inputs_embeds)
+
+    def _packing(self, inputs_embeds: Tensor, lengths: Sequence[int], cache: Cache | None) -> PackedSequences:
+        """Whose each token of the row is. ValueError where sequences can't be packed."""
+        if inputs_embeds.shape[:2] != (1, sum(lengths)):
+            raise ValueError(
+                f"{len(lengths)} sequences of {sum(lengths)} tokens in all are no row of "
+                f"{tuple(inputs_embeds.shape[:2])}"
+            )
+        if cache is not None:
+            raise ValueError("packed sequences can't be cached; streams are read by videollm.packed.read")
+        if self.config.text_config._attn_implementation != ATTENTION:
+            raise ValueError(f'packed sequences need attn_implementation="{ATTENTION}", the default')
+        depth = self.config.depth_config
+        if depth.routes == "all" and depth.router not in ("full", "threshold"):
+            raise ValueError(f"{depth.router} routes a whole row alike: it can't tell packed sequences apart")
+        return PackedSequences.of(lengths, inputs_embeds.device)
+
+    def _dense_mask(self, inputs_embeds: Tensor, cache: Cache | None, packing: PackedSequences | None) -> Any:
         """The mask of the layers that don't route. The stock decoder sizes one by layer 0, which is wrong
-        only where that layer routes and others don't; then it has to be made here."""
+        only where that layer routes and others don't; then it has to be made here. It makes one of all
+        tokens by each other where positions begin anew, unless it is given some mask of four dimensions:
+        attention to packed sequences needs none."""
+        if packing is not None:
+            return inputs_embeds.new_empty(1, 1, 0, 0)
         dense = [
             index
             for index, layer in enumerate(self.model.layers)
@@ -166,8 +225,9 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """`generate` starts with the whole prompt and its frames, and goes on token by token."""
-        if not isinstance(past_key_values, StreamCache) or past_key_values.seen_tokens == 0:
+        if not isinstance(past_key_values, StreamCache | LayerBudgetCache):
             past_key_values = StreamCache(self.config.text_config)
+        if past_key_values.seen_tokens == 0:
             frames: dict[str, Any] = {
                 name: kwargs[name] for name in ("pixel_values", "frame_embeds") if name in kwargs
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,6 +77,17 @@ class VideoLLM(DepthLM):
             frame_embeds = self.encode_frames(pixel_values)
         inputs_embeds, frame_index = self.embed(input_ids, frame_embeds)
         return super().forward(inputs_embeds=inputs_embeds, frame_index=frame_index, **kwargs)
+
+    def is_text(self, input_ids: Tensor) -> Tensor:
+        """Which tokens are words, not of a frame and not the interval behind one; shaped as `input_ids`."""
+        return (input_ids != self.config.frame_token_id) & (input_ids != self._interval)
+
+    @cached_property
+    def _interval(self) -> int:
+        """The token between frames; -1, which is none, without a tokenizer."""
+        if self.tokenizer is None:
+            return -1
+        return int(self.tokenizer(self.config.frame_interval, add_special_tokens=False)["input_ids"][0])
 
     def embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Embeddings [batch, sequence, dim], and where in batch * sequence frames lie [frames, tokens]."""

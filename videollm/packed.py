@@ -17,9 +17,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kernels.attend import attend
-from videollm.slab import Packing, SlabCache
+from videollm.layer_budget import LayerBudgetCache
+from videollm.slab import Packing
+from videollm.varlen import PackedSequences, sequence_attention
 
 if TYPE_CHECKING:
+    from videollm.depth_lm import DepthLM
     from videollm.modeling import VideoLLM
 
 ATTENTION = "videollm"
@@ -42,13 +45,16 @@ class Chunk(NamedTuple):
 
 
 @torch.inference_mode()
-def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
+def read(model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tensor:
     """Next-token logits after the ends of each chunk, float32 [ends of all chunks, vocabulary].
 
     Raises ValueError for chunks that don't fit into the cache, for two of one slot, and for a model whose
     layers were given another attention than `ATTENTION`.
     """
-    _check(model, chunks, cache)
+    if len({chunk.slot for chunk in chunks}) < len(chunks):
+        raise ValueError("a stream can read one chunk a step, not two")
+    if not all(chunk.ids for chunk in chunks):
+        raise ValueError("a chunk without tokens can't be read")
     device = cache.lengths.device
     counts = [0] * cache.slots
     for chunk in chunks:
@@ -58,37 +64,45 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
     pixels = [chunk.pixels for chunk in by_slot if chunk.pixels is not None]
     frames = model.encode_frames(torch.cat(pixels).to(device)) if pixels else None
     hidden, frame_index = model.embed(ids, frames)  # [1, total, dim]
-    positions = torch.cat(
-        [torch.arange(cache.seen[c.slot], cache.seen[c.slot] + len(c.ids), device=device) for c in by_slot]
-    )[None]
-    cache.begin_step()
-    packing = Packing.of(cache, counts)
-    rotary = model.model.rotary_emb(hidden, positions)
-    for layer in model.model.layers:
-        hidden = layer(
-            hidden,
-            attention_mask=None,
-            position_ids=positions,
-            position_embeddings=rotary,
-            frame_index=frame_index,
-            packing=packing,
-        )
-    for chunk in chunks:
-        cache.seen[chunk.slot] += len(chunk.ids)
+    hidden = decode(model, hidden, frame_index, cache, counts, model.is_text(ids[0]))
     starts = [0, *accumulate(counts)]
     rows = [starts[c.slot] + end - 1 for c in chunks for end in c.asked]
     return model.lm_head(model.model.norm(hidden[0, rows])).float()
 
 
-def _check(model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> None:
-    if len({chunk.slot for chunk in chunks}) < len(chunks):
-        raise ValueError("a stream can read one chunk a step, not two")
-    for chunk in chunks:
-        if not chunk.ids or cache.seen[chunk.slot] + len(chunk.ids) > cache.capacity:
-            raise ValueError(
-                f"{len(chunk.ids)} tokens behind {cache.seen[chunk.slot]} don't fit into a cache of "
-                f"{cache.capacity}"
-            )
+def decode(
+    model: DepthLM,
+    hidden: Tensor,
+    frame_index: Tensor | None,
+    cache: LayerBudgetCache,
+    counts: list[int],
+    text: Tensor,
+) -> Tensor:
+    """Packed tokens [1, total, dim], so many of each slot, through the decoder's layers, not its last norm.
+
+    `text` bool [total] says which are words. Raises ValueError for tokens that don't fit into the cache.
+    """
+    _check(model)
+    packing = cache.begin_step(counts, text)
+    assert packing.positions is not None
+    positions = packing.positions[None]
+    if cache.evicts:
+        rotary = cache.rotary(packing)
+    else:
+        rotary = [model.model.rotary_emb(hidden, positions)] * len(model.model.layers)
+    for layer, embeddings in zip(model.model.layers, rotary, strict=True):
+        hidden = layer(
+            hidden,
+            attention_mask=None,
+            position_ids=positions,
+            position_embeddings=embeddings,
+            frame_index=frame_index,
+            packing=packing,
+        )
+    return hidden
+
+
+def _check(model: DepthLM) -> None:
     if model.config.text_config._attn_implementation != ATTENTION:
         raise ValueError(f'streams need attn_implementation="{ATTENTION}", the default')
     depth = model.config.depth_config
@@ -102,25 +116,27 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packing: Packing | None = None,
+    packing: Packing | PackedSequences | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of packed tokens, [1, heads, total, head_dim], over their streams' caches, to which it adds
-    them; without a packing what `transformers` calls "sdpa"."""
+    them, or over their sequences; without a packing what `transformers` calls "sdpa"."""
+    if isinstance(packing, PackedSequences):
+        dropout = kwargs.get("dropout", 0.0)
+        return sequence_attention(module, query, key, value, packing, scaling, dropout)
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    layer, cache = int(module.layer_idx), packing.cache  # type: ignore[arg-type]
-    cache.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), packing)
-    out = attend(
-        query[0].transpose(0, 1),  # [total, heads, head_dim]
-        cache.keys[layer],
-        cache.values[layer],
-        cache.lengths[layer],
-        packing.starts,
-        packing.longest,
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
+    query = query[0].transpose(0, 1)  # [total, heads, head_dim]
+    slab = packing.cache.append(
+        int(module.layer_idx),  # type: ignore[arg-type]
+        query,
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        packing,
     )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = attend(query, slab.keys, slab.values, slab.lengths, packing.starts, packing.longest, scale)
     return out[None], None
 
 

@@ -224,6 +224,30 @@ def test_narrate_writes_events_as_lines(
     assert [(event["time"], event["kind"]) for event in events] == [(0, "narration"), (1, "narration")]
 
 
+def test_a_budget_fixes_the_memory_and_tells_it(
+    clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(checkpoint), "--threshold", "1"]
+    assert run(["narrate", str(clip), *options]) == 0
+    said = capsys.readouterr().out
+    assert run(["narrate", str(clip), *options, "--budget", "50%"]) == 0
+    budgeted = capsys.readouterr()
+    assert budgeted.out == said
+    # 4 layers of 2048 entries and 128 more, of two heads: key and value of 16 floats and a mark; 32 queries
+    assert "cache: 2 MiB from beginning to end" in budgeted.err
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"), [("much", 'such as "20%"'), ("30", "at least 37"), ("100%", "or no budget")]
+)
+def test_a_budget_that_can_not_work_is_one_line(
+    budget: str, message: str, clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["narrate", str(clip), "--model", str(checkpoint), "--budget", budget]) == 2
+    error = capsys.readouterr().err
+    assert "--budget" in error and message in " ".join(error.split()) and "Traceback" not in error
+
+
 def test_ask_pairs_questions_with_times_and_the_rest_with_the_end(
     clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

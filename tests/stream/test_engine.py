@@ -87,7 +87,7 @@ def test_slots_are_left_and_taken_anew(tiny: VideoLLM) -> None:
     stays, leaves = (Session(tiny, threshold=1.0, engine=engine) for _ in range(2))
     with pytest.raises(RuntimeError, match="all 2 slots"):
         Session(tiny, engine=engine)
-    slabs = [slab.data_ptr() for slab in engine.cache.keys]
+    slabs = [slab.keys.data_ptr() for slab in engine.cache.layers]
     said = [stays.step(frames(3)[0])]
     leaves.step(frames(1, seed=5)[0])
     engine.leave(leaves.slot)
@@ -98,7 +98,7 @@ def test_slots_are_left_and_taken_anew(tiny: VideoLLM) -> None:
     assert new == said[0]
     lone = Session(tiny, threshold=1.0)
     assert said == [lone.step(frame) for frame in frames(3)]
-    assert [slab.data_ptr() for slab in engine.cache.keys] == slabs
+    assert [slab.keys.data_ptr() for slab in engine.cache.layers] == slabs
 
 
 def test_one_alone_cannot_overtake_those_that_step_together(tiny: VideoLLM) -> None:

@@ -20,12 +20,12 @@ from train.features import ClipFeatures
 from train.language import Question, narration
 from train.lessons import GLIMPSES_A_SEQUENCE, Lessons
 from train.renaming import Renaming
-from train.sequences import IGNORED, Sequence, clip_sequence, collate
+from train.sequences import IGNORED, Sequence, clip_sequence, deal, pack
 from train.slides import Slides
 from videollm import VideoLLM
+from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk
 from videollm.prompt import Prompt
-from videollm.slab import SlabCache
 
 LION = (Sight("lion", "left"),)
 
@@ -73,7 +73,7 @@ class Rehearsal:
         self.fed: list[int] = []
         self.sequence = sequence
 
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: SlabCache) -> Tensor:
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tensor:
         (chunk,) = chunks
         self.fed += chunk.ids
         cache.seen[chunk.slot] += len(chunk.ids)
@@ -157,16 +157,22 @@ def test_made_up_slides_are_logits_of_shares(prompt: Prompt) -> None:
                 assert group[:, 0, wanted].mean() > 0.6
 
 
-def test_a_batch_is_padded_on_the_right_and_padding_is_not_learned(
-    prompt: Prompt, clip: ClipFeatures
-) -> None:
+def test_a_row_holds_every_sequence_whole(prompt: Prompt, clip: ClipFeatures) -> None:
     sequences = [clip_sequence(prompt, clip, 2.0, np.random.default_rng(seed)) for seed in range(3)]
-    batch = collate(sequences, prompt.eos)
-    assert batch.ids.shape == batch.targets.shape == batch.weights.shape
-    for row, sequence in enumerate(sequences):
-        length = len(sequence.ids)
-        assert batch.ids[row, :length].tolist() == sequence.ids
-        assert (batch.targets[row, length:] == IGNORED).all() and (batch.weights[row, length:] == 0).all()
+    row = pack(sequences, torch.device("cpu"))
+    assert row.ids.shape == row.targets.shape == row.weights.shape == (1, sum(row.lengths))
+    assert row.pictures.shape == (30, 10, 8)
+    for sequence, ids in zip(sequences, row.ids[0].split(row.lengths), strict=True):
+        assert ids.tolist() == sequence.ids
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_rows_share_the_sequences_and_none_is_empty(prompt: Prompt, clip: ClipFeatures, rows: int) -> None:
+    sequences = [clip_sequence(prompt, clip, 2.0, np.random.default_rng(seed)) for seed in range(3)]
+    dealt = deal(sequences, rows)
+    learned = [sequence for row in dealt for sequence in row if any(sequence.weights)]
+    assert len(dealt) == rows and all(dealt)
+    assert sorted(map(id, learned)) == sorted(map(id, sequences))
 
 
 def test_nothing_to_tell_is_an_error() -> None:

@@ -100,17 +100,14 @@ def test_skipped_tokens_pass_unchanged_and_the_frame_end_always_runs() -> None:
 
 
 @torch.inference_mode()
-def test_a_batch_equals_its_rows_whatever_number_of_frames_each_holds() -> None:
+def test_a_batch_equals_its_rows() -> None:
     model = small_model()
     frame = [model.config.frame_token_id] * model.config.tokens_per_frame
-    rows = [[1, *frame, 2, *frame, 3], [1, 2, 3], [4, *frame, 5]]
-    pixels = pictures(3)
-    longest = max(map(len, rows))
-    batch = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    together = model(batch, pixel_values=pixels).logits
-    for index, (row, own) in enumerate(zip(rows, (pixels[:2], None, pixels[2:]), strict=True)):
+    rows, pixels = [[1, *frame, 2, *frame, 3], [*frame, 4, *frame, 5, 6]], pictures(4)
+    together = model(torch.tensor(rows), pixel_values=pixels).logits
+    for row, own, logits in zip(rows, pixels.split(2), together, strict=True):
         alone = model(torch.tensor([row]), pixel_values=own).logits[0]
-        torch.testing.assert_close(together[index, : len(row)], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=0)
 
 
 def test_the_router_learns() -> None:
@@ -129,12 +126,57 @@ def test_mixed_precision_trains() -> None:
     assert all(layer.router.score.weight.grad.any() for layer in model.model.layers)
 
 
-def test_streams_of_unequal_frames_cannot_share_a_cache() -> None:
+def saved_for_backward(layer: torch.nn.Module, args: tuple, kwargs: dict) -> list[torch.Tensor]:
+    """What a layer's pass keeps for its gradient, weights left out, each storage once."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights:
+            saved[place] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(*args, **kwargs)
+    return list(saved.values())
+
+
+@pytest.mark.parametrize("router", ["top_k", "random", "threshold", "p_mod"])
+def test_training_keeps_nothing_of_what_a_skipped_token_would_have_made(router: str) -> None:
+    """In a full layer memory grows with all tokens, in a routed one with those that run."""
+    model, full = small_model(router=router, ratio=0.2), small_model(router="full")
+    frames, index = 40, 3
+    ids = torch.tensor([[1, 2, *([300] * 10 + [5]) * frames]])
+    calls: dict[torch.nn.Module, tuple[tuple, dict]] = {}
+    for layer in (model.model.layers[index], full.model.layers[index]):
+        layer.register_forward_pre_hook(lambda m, args, kw: calls.update({m: (args, kw)}), with_kwargs=True)
+    ran: list[int] = []
+    block = model.model.layers[index].block
+    block.mlp.register_forward_pre_hook(lambda _, args: ran.append(args[0].shape[1]))
+    embeds = torch.randn(frames, 10, 64)
+    for one in (model, full):
+        one(ids, frame_embeds=embeds, sequence_lengths=[ids.shape[1] - 110, 110])
+    kept, kept_of_all = (saved_for_backward(layer, *call) for layer, call in calls.items())
+
+    text, running = model.config.text_config, ran[0]
+    assert {t.shape[1] for t in kept if t.dim() == 3 and t.shape[2] == text.intermediate_size} == {running}
+    # Gates that count in skipped tokens, or in a loss over all, are learned from hidden states of all.
+    of_all = [t for t in kept if t.numel() >= frames * 10 * text.hidden_size]
+    assert len(of_all) == {"threshold": 1, "p_mod": 2}.get(router, 0)
+    others, full_layers = (
+        sum(t.untyped_storage().nbytes() for t in tensors if not any(t is one for one in of_all))
+        for tensors in (kept, kept_of_all)
+    )
+    assert others < 1.2 * running / ids.shape[1] * full_layers
+
+
+def test_rows_that_keep_different_numbers_of_tokens_are_no_batch() -> None:
     model = small_model()
     frame = [model.config.frame_token_id] * model.config.tokens_per_frame
     batch = torch.tensor([[1, *frame], [1] * (1 + len(frame))])
-    with pytest.raises(ValueError, match="same number of frames"):
-        model(batch, pixel_values=pictures(1), past_key_values=StreamCache(model.config.text_config))
+    with pytest.raises(ValueError, match="pack them into one row"):
+        model(batch, pixel_values=pictures(1))
 
 
 def test_sliding_attention_is_refused() -> None:

@@ -62,6 +62,7 @@ def ask(
     fps: options.Fps = 2.0,
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    budget: options.Budget = None,
 ) -> None:
     """Ask about a clip, at its end or at given times, or about a journal that narrate keeps.
 
@@ -83,7 +84,7 @@ def ask(
     if not all(question.strip() for question in questions):
         raise typer.BadParameter("a question is empty", param_hint="QUESTION")
     if journal:
-        return _ask_journal(journal, questions, times, format, model, device)
+        return _ask_journal(journal, questions, times, format, model, device, budget)
     from stream.feed import Feed
     from stream.sources import open_source
     from videollm.cli.status import Status
@@ -93,7 +94,7 @@ def ask(
             raise typer.BadParameter(
                 "a live stream has no end; give every question an --at", param_hint="--at"
             )
-        session = load_session(model, device)
+        session = load_session(model, device, budget=budget)
         _ask(session, questions[: len(times)], times)
         unanswered = len(questions)
         with Feed(opened) as feed, Status(feed) as status, writer_for(format, sys.stdout) as writer:
@@ -112,12 +113,18 @@ def ask(
 
 
 def _ask_journal(
-    path: Path, questions: Sequence[str], times: Sequence[float], format: str, model: str, device: str
+    path: Path,
+    questions: Sequence[str],
+    times: Sequence[float],
+    format: str,
+    model: str,
+    device: str,
+    budget: str | None,
 ) -> None:
     from stream.journal import JournalReader
 
     with JournalReader(path) as journal, writer_for(format, sys.stdout) as writer:
-        session = load_session(model, device, journal=journal)
+        session = load_session(model, device, budget=budget, journal=journal)
         _ask(session, questions, times)
         for event in session.finish():
             writer.write(event)

@@ -40,26 +40,38 @@ def refuse_namesake() -> None:
 
 
 def load_session(
-    model: str, device: str, threshold: float | None = None, journal: JournalReader | None = None
+    model: str,
+    device: str,
+    threshold: float | None = None,
+    budget: str | None = None,
+    journal: JournalReader | None = None,
 ) -> Session:
-    """Load the model onto the device and begin a session. Raises CheckpointError, CommandError
-    and typer.BadParameter."""
+    """Load the model onto the device and begin a session; with a budget, tell the memory it takes. Raises
+    CheckpointError, CommandError and typer.BadParameter."""
     refuse_namesake()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
     from transformers.utils import logging
 
+    from stream.engine import Engine
     from stream.session import Session
     from videollm import VideoLLM
     from videollm.inference import prepare_for_inference
 
     logging.disable_progress_bar()
-    with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
+    console = Console(stderr=True)
+    with console.status(f"loading {escape(model)}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
         prepare_for_inference(loaded)
-    return Session(loaded, threshold=threshold, journal=journal)
+    try:
+        engine = Engine(loaded, budget=budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget") from error
+    if engine.cache.evicts:
+        console.print(f"cache: {engine.cache.nbytes / 2**20:.0f} MiB from beginning to end", style="dim")
+    return Session(loaded, threshold=threshold, engine=engine, journal=journal)
 
 
 def pick_device(name: str) -> torch.device:

@@ -58,6 +58,7 @@ def narrate(
     ] = "2GB",  # type: ignore[assignment]  # the parser's input
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    budget: options.Budget = None,
 ) -> None:
     """Say what happens in a stream, when it happens.
 
@@ -65,7 +66,7 @@ def narrate(
     Examples:
     videollm narrate clip.mp4
     videollm narrate camera:0 --format jsonl
-    videollm narrate rtsp://192.168.0.20/live --out night.jsonl
+    videollm narrate rtsp://192.168.0.20/live --budget 20% --out night.jsonl
     videollm narrate clip.mp4 --out clip.srt
     videollm narrate camera:0 --journal kitchen.db --journal-size 500MB
     ffmpeg -i clip.mkv -f mpegts - | videollm narrate -
@@ -86,7 +87,7 @@ def narrate(
                 "begin a new journal, or choose another --format",
                 param_hint="--journal",
             )
-        session = load_session(model, device, threshold, kept)
+        session = load_session(model, device, threshold, budget, kept)
         feed = stack.enter_context(Feed(opened, realtime=realtime))
         status = stack.enter_context(Status(feed))
         writer = stack.enter_context(writer_for(chosen, out or sys.stdout))

@@ -36,3 +36,14 @@ Threshold = Annotated[
 ]
 Model = Annotated[str, typer.Option("--model", help="pocket, a folder, or a hub id (owner/name).")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SHARE",
+        help="How much of a full context the stream remembers, 20% or a number of tokens, chosen by what the "
+        "model attends to. Memory is fixed then, and the stream may last for hours. "
+        "By default a full context begins anew.",
+        show_default=False,
+    ),
+]

@@ -47,6 +47,7 @@ def summarize(
     threshold: options.Threshold = None,
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    budget: options.Budget = None,
 ) -> None:
     """Write a page for every clip: Markdown and JSON, with a contact sheet of what was said.
 
@@ -63,14 +64,14 @@ def summarize(
     _check_writable(out)
     found, failed = _find(clips)
     names = clip_names(found, out)
-    settings = Settings(model, fps, threshold)
+    settings = Settings(model, fps, threshold, budget)
     todo = {
         clip: name for clip, name in names.items() if not (resume and is_finished(out, name, clip, settings))
     }
     if resume and names:
         print(f"{len(names) - len(todo)} of {len(names)} clips are finished already")
     if todo:
-        failed |= _summarize_all(todo, out, load_session(model, device, threshold), settings)
+        failed |= _summarize_all(todo, out, load_session(model, device, threshold, budget), settings)
     for clip, reason in failed.items():
         complain(f"{clip}: {reason}")
     if failed:

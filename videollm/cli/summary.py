@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
     model: str
     fps: float
     threshold: float | None
+    budget: str | None = None
 
 
 class Summary(msgspec.Struct, frozen=True):

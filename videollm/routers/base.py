@@ -20,6 +20,8 @@ class Routing(NamedTuple):
     """What scales a token that doesn't run; 1 where None."""
     loss: Tensor | None = None
     """What training adds to its loss, a scalar."""
+    k: int | None = None
+    """How many of each frame run, where that is known without waiting for the device."""
 
 
 class Router(nn.Module):
@@ -43,12 +45,12 @@ class Router(nn.Module):
             always[-1] = True
         return always
 
-    def best(self, scores: Tensor, ratio: float) -> Tensor:
-        """The k = ceil(ratio n) best tokens of each frame: [frames, tokens] to a mask of that shape."""
-        tokens = scores.shape[1]
-        ranked = scores.detach().masked_fill(self.always(tokens, scores.device), torch.inf)
-        chosen = ranked.topk(math.ceil(ratio * tokens), dim=1).indices
-        return torch.zeros_like(ranked, dtype=torch.bool).scatter(1, chosen, True)
+    def best(self, scores: Tensor, ratio: float) -> Routing:
+        """Let the k = ceil(ratio n) best tokens of each frame run, by scores [frames, tokens]."""
+        k = math.ceil(ratio * scores.shape[1])
+        ranked = scores.detach().masked_fill(self.always(scores.shape[1], scores.device), torch.inf)
+        chosen = ranked.topk(k, dim=1).indices
+        return Routing(torch.zeros_like(ranked, dtype=torch.bool).scatter(1, chosen, True), k=k)
 
     @classmethod
     def routed_layers(cls, depth: DepthConfig, num_layers: int) -> list[int]:

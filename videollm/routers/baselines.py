@@ -27,7 +27,8 @@ class SkippingRouter(Router):
     """Nothing runs but what always does."""
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
-        return Routing(self.always(hidden.shape[1], hidden.device).expand(hidden.shape[:2]))
+        always = self.always(hidden.shape[1], hidden.device)
+        return Routing(always.expand(hidden.shape[:2]), k=int(self.depth.routes == "frames"))
 
 
 class EarlyExitRouter(SkippingRouter):
@@ -54,7 +55,7 @@ class UniformRouter(Router):
         k = math.ceil(self.depth.ratio * tokens)
         kept = torch.zeros(frames, tokens, dtype=torch.bool, device=hidden.device)
         kept[:, [(index + 1) * tokens // k - 1 for index in range(k)]] = True
-        return Routing(kept)
+        return Routing(kept, k=k)
 
 
 class RandomRouter(Router):
@@ -66,7 +67,7 @@ class RandomRouter(Router):
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
         token = torch.arange(hidden.shape[1], device=hidden.device)
         drawn = _hash(_hash(positions[:, None] + token) + self.layer_idx)  # [frames, tokens]
-        return Routing(self.best(drawn.double(), self.depth.ratio))
+        return self.best(drawn.double(), self.depth.ratio)
 
 
 def skipped_layers(depth: DepthConfig, num_layers: int) -> int:

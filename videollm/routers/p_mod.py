@@ -22,8 +22,7 @@ class PModRouter(ScoringRouter):
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
         gates = self.gates(hidden)  # [frames, tokens], rising with the score
-        kept = self.best(gates, kept_share(self.layer_idx, self.num_layers))
-        return Routing(kept, skipped_gates=gates)
+        return self.best(gates, kept_share(self.layer_idx, self.num_layers))._replace(skipped_gates=gates)
 
     def gates(self, running: Tensor) -> Tensor:
         return 1 + 0.2 * self.scores(running).tanh()

@@ -14,7 +14,7 @@ class TopKRouter(ScoringRouter):
 
     def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
         with torch.no_grad():  # only the scores of tokens that run are learned from
-            return Routing(self.best(self.scores(hidden), self.depth.ratio))
+            return self.best(self.scores(hidden), self.depth.ratio)
 
     def gates(self, running: Tensor) -> Tensor | None:
         if self.depth.gate == "score":

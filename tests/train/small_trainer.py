@@ -1,0 +1,82 @@
+"""A small random model and lessons of noise for it.
+
+As a program, `small_trainer.py ROUTER OUT`, it is trained by as many processes as are launched.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import DistributedType, PartialState
+from conftest import byte_tokenizer, text_config, vision_config
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from train import trainer
+from train.sequences import Sequence
+from train.trainer import Trainer
+from videollm import VideoLLM, VideoLLMConfig
+from videollm.configuration import ConnectorConfig, DepthConfig
+from videollm.routers import ScoringRouter
+
+GROUPS = [5, 4]
+
+
+def small_trainer(work: Path, router: str = "top_k", **options: object) -> Trainer:
+    torch.manual_seed(0)
+    config = VideoLLMConfig(
+        text_config=text_config(tie_word_embeddings=True),
+        vision_config=vision_config(),
+        connector_config=ConnectorConfig(kind="class_names", groups=GROUPS),
+        depth_config=DepthConfig(router=router, ratio=0.3),
+        system_prompt="Watch.",
+    )
+    model = VideoLLM(config)
+    model.tokenizer = byte_tokenizer()
+    for module in model.modules():
+        if isinstance(module, ScoringRouter):
+            torch.nn.init.normal_(module.score.weight)
+    return Trainer(model, work, seed=0, **options)
+
+
+def noise(rng: np.random.Generator, count: int = 4, frame: int = 300) -> list[Sequence]:
+    """Sequences of one to six frames, learned from behind each frame and at some words."""
+    sequences = []
+    for _ in range(count):
+        sequence = Sequence()
+        sequence.read(rng.integers(0, 256, 8).tolist())
+        for _ in range(rng.integers(1, 7)):
+            sequence.read([frame] * 10)
+            sequence.pictures.append(rng.standard_normal((10, sum(GROUPS)), np.float32))
+            sequence.expect(int(rng.integers(256)), weight=2.0)
+            sequence.say(rng.integers(0, 256, rng.integers(1, 9)).tolist())
+        sequences.append(sequence)
+    return sequences
+
+
+def weights(of: Trainer) -> dict[str, Tensor]:
+    """What is trained, whole, wherever its parts lie."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    whole = get_model_state_dict(of.objective, options=options)  # on one process alone
+    return {name: whole[name].clone() for name in of.trained if whole}
+
+
+def main(router: str, out: Path) -> None:
+    trainer.mixed_precision = lambda: "no"  # to be compared to the last digits
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # accelerate shards on accelerators alone; all behind this door works on processes of a CPU, too.
+        PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+    trained = small_trainer(out.parent, router)
+    losses = [trained.step(noise(np.random.default_rng(seed)))[0] for seed in range(2)]
+    learned = weights(trained)
+    if trained.accelerator.is_main_process:
+        torch.save({"losses": losses, "weights": learned, "kind": type(trained.objective).__name__}, out)
+    trained.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
