@@ -212,12 +212,10 @@ class _Search:
         weights = question_signature(self.model, content)
         if weights is None:
             return []
-        asked = np.flatnonzero(weights)
-        least = LEAST_SHARE * FULL
-        kept = self.journal.signatures(self.space, start, end)
-        shares = [(float((shares[asked] * weights[asked]).max()), time) for time, shares in kept]
-        plainest = sorted((-share, time) for share, time in shares if share >= least)
-        return [time for _, time in plainest[:MOST_HITS]]
+        times, shares = self.journal.sights(self.space, weights, start, end)
+        (seen,) = (shares >= LEAST_SHARE * FULL).nonzero()
+        plainest = seen[np.lexsort((times[seen], -shares[seen]))]
+        return times[plainest[:MOST_HITS]].tolist()
 
 
 def _moment(journal: JournalReader, time: float) -> Moment | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from videollm.modeling import VideoLLM
 
 FULL = 127  # of int8: a share of 1
+LEAST = 6  # a class that fills less of every place counts as not seen: noise, most of a signature otherwise
 KIND_OF = 0.8  # how well "cat" asks for a tiger cat, where a cat is 1
 
 
@@ -24,13 +25,14 @@ def frame_signatures(model: VideoLLM, frames: Tensor) -> np.ndarray:
     """Square frames, uint8 [frames, 3, size, size], to int8 [frames, classes].
 
     Of a connector that speaks through names: how much of each class is seen at the place that shows most of
-    it, 0 to `FULL`. Others have no classes: [frames, 0].
+    it, 0 or `LEAST` to `FULL`. Others have no classes: [frames, 0].
     """
     connector = model.connector
     if not isinstance(connector, ClassNameConnector):
         return np.zeros((len(frames), 0), np.int8)
     shares = connector.shares(connector.classifier(model.vision_tower(frames)))  # [frames, places, classes]
-    return (shares.amax(1) * FULL).round().to(torch.int8).cpu().numpy()
+    most = (shares.amax(1) * FULL).round().to(torch.int8)
+    return most.masked_fill(most < LEAST, 0).cpu().numpy()
 
 
 def question_signature(model: VideoLLM, question: str) -> np.ndarray | None:

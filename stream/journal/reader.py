@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import sqlite3
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from stream.frames import Event, Evidence
-from stream.journal import database
+from stream.journal import database, sights
 
 MOST_WORDS = 32  # of a search
 
@@ -109,13 +108,17 @@ class JournalReader:
         pictures = self._rows("SELECT jpeg FROM picture WHERE frame = ?", found[0][0])
         return KeptFrame(found[0][1], _decoded(pictures[0][0])) if pictures else None
 
-    def signatures(self, space: int, start: float, end: float) -> list[tuple[float, np.ndarray]]:
-        """Time and signature, int8 [classes], of each kept frame whose signature is of this space."""
+    def sights(
+        self, space: int, weights: np.ndarray, start: float, end: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of each kept frame whose signature is of this space its time, float64 [frames], and the largest of
+        its shares, each times its class's weight (float32 [classes]), float32 [frames]."""
         rows = self._rows(
             "SELECT time, signature FROM frame WHERE said IN (0, 1) AND space = ? AND time BETWEEN ? AND ?",
             space, start, end,
         )  # fmt: skip
-        return [(time, np.frombuffer(zlib.decompress(packed), np.int8)) for time, packed in rows]
+        times = np.array([time for time, _ in rows])
+        return times, sights.largest([packed for _, packed in rows], weights)
 
     def close(self) -> None:
         self._connection.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from stream.export.times import format_time
 from stream.frames import Event
 from stream.journal import database
 from stream.journal.reader import JournalReader
+from stream.journal.sights import pack
 from stream.journal.thinning import thin
 
 DEFAULT_SIZE = 2_000_000_000
@@ -148,7 +148,7 @@ class Journal(JournalReader):
                 beside = "UPDATE frame SET said = 1 WHERE said = 0 AND time > ? AND time <= ?"
                 execute(beside, (event.time - BESIDE_SECONDS, event.time))
         for frame in frames:
-            signature = zlib.compress(frame.signature.tobytes(), 1)
+            signature = pack(frame.signature)
             added = execute(
                 "INSERT INTO frame (time, said, space, signature) VALUES (?, ?, ?, ?)",
                 (frame.time, frame.said, frame.space, signature),

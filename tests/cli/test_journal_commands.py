@@ -68,6 +68,18 @@ def test_a_journal_is_kept_continued_and_asked(
     assert line.startswith("[00:03] A: ") and line.endswith(")") and "(at 00:00: " in line
 
 
+def test_a_journal_goes_with_a_budget(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, journal = make_clip(tmp_path / "clip.mp4", 6), tmp_path / "journal"
+    options = ["--model", str(checkpoint), "--budget", "300", "--journal", str(journal)]
+    assert run(["narrate", str(clip), "--threshold", "1", *options]) == 0
+    capsys.readouterr()
+    assert run(["ask", *options, "What came first?"]) == 0
+    out, error = capsys.readouterr()
+    assert "(at 00:00: " in out and "MiB from beginning to end" in error
+
+
 def test_a_stream_that_still_runs_is_asked_and_ctrl_c_leaves_its_journal_whole(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,9 +68,11 @@ def test_what_is_written_reads_back(path: Path) -> None:
     with JournalReader(path) as reader:
         assert reader.events() == events
         assert reader.end == 2.0
-        ((time, signature),) = reader.signatures(7, 0, 1)
-        assert (time, signature.tolist()) == (0.5, [0, 1, 2, 3])
-        assert reader.signatures(8, 0, 1) == []
+        for weights, share in (([0, 0, 0, 1], 3), ([1, 0.5, 1, 0], 2), ([1, 0, 0, 0], 0)):
+            times, shares = reader.sights(7, np.array(weights, np.float32), 0, 1)
+            assert (times.tolist(), shares.tolist()) == ([0.5], [share])
+        times, shares = reader.sights(8, np.ones(4, np.float32), 0, 1)
+        assert len(times) == len(shares) == 0
 
 
 def test_text_that_no_encoding_holds_is_kept_legibly(path: Path) -> None:

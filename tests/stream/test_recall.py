@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stream.engine import Engine
 from stream.frames import Event, Evidence, Frame
 from stream.journal import Journal, JournalReader
 from stream.journal.writer import Keepsake
@@ -23,8 +24,10 @@ from stream.recall import MOST_MOMENTS, recall
 from stream.session import Session
 from stream.timewords import time_words
 from videollm import VideoLLM, VideoLLMConfig
+from videollm.budgets import Budgets
 from videollm.configuration import ConnectorConfig
-from videollm.signature import FULL, frame_signatures, question_signature, signature_space
+from videollm.eviction import POLICIES
+from videollm.signature import FULL, LEAST, frame_signatures, question_signature, signature_space
 
 NOW = 7200.0
 LABELS = ["tiger cat", "cup", "grapes", "nothing"]
@@ -112,7 +115,10 @@ def naming_model() -> VideoLLM:
     torch.manual_seed(0)
     connector = ConnectorConfig(kind="class_names", groups=[1, 3], labels=LABELS)
     config = VideoLLMConfig(
-        text_config=text_config(), vision_config=vision_config(), connector_config=connector
+        text_config=text_config(),
+        vision_config=vision_config(),
+        connector_config=connector,
+        system_prompt="Watch.",
     )
     model = VideoLLM(config).eval()
     model.tokenizer = small_model().tokenizer
@@ -121,12 +127,17 @@ def naming_model() -> VideoLLM:
 
 def test_a_signature_is_the_largest_share_of_each_class() -> None:
     model = naming_model()
-    frames = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    frames = torch.randint(0, 256, (3, 3, 1, 1), dtype=torch.uint8).expand(3, 3, 32, 32)
     with torch.inference_mode():
+        for weight in model.connector.classifier.parameters():
+            weight.mul_(50)  # decided, as one that is trained: little of most classes
         shares = model.connector.shares(model.connector.classifier(model.vision_tower(frames)))
     signatures = frame_signatures(model, frames)
     assert signatures.dtype == np.int8 and signatures.shape == (3, 4)
-    np.testing.assert_allclose(signatures / FULL, shares.amax(1).numpy(), atol=0.5 / FULL + 1e-6)
+    most = shares.amax(1).numpy()
+    plain = most * FULL >= LEAST
+    assert plain.any() and not plain.all()
+    np.testing.assert_allclose(signatures / FULL, np.where(plain, most, 0), atol=0.5 / FULL + 1e-6)
     assert frame_signatures(small_model(), frames).shape == (3, 0)
     assert signature_space(model) != signature_space(small_model())
 
@@ -270,16 +281,19 @@ def noise(count: int) -> list[Frame]:
     return [Frame(index / 2, rng.integers(0, 256, (24, 32, 3), np.uint8)) for index in range(count)]
 
 
+@pytest.mark.parametrize("budgets", [None, Budgets((180, 150, 160, 150), headroom=24)])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_forgotten_moment_is_answered_from_the_journal_and_the_stream_goes_on_untouched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budgets: Budgets | None, policy: str
 ) -> None:
     model = small_model()
     model.config.context_tokens = 700
     stream = noise(80)
 
-    def watch(name: str, question: str | None) -> tuple[list[Event], list[Event]]:
+    def watch(name: str, question: str | None) -> tuple[list[Event], list[Event], list[torch.Tensor]]:
         with Journal(tmp_path / name) as journal:
-            session = Session(model, threshold=0.0034, journal=journal)
+            engine = Engine(model, budget=budgets, policy=POLICIES[policy]())
+            session = Session(model, threshold=0.0034, engine=engine, journal=journal)
             for frame in stream[:60]:
                 session.step(frame)
             assert session._held is not None and session._held > 2  # what was before is forgotten
@@ -289,12 +303,16 @@ def test_a_forgotten_moment_is_answered_from_the_journal_and_the_stream_goes_on_
                 session.ask(question)
                 told = session.finish()
                 assert (session.seen_tokens, session.cache_bytes) == held
-            return told, [event for frame in stream[60:] for event in session.step(frame)]
+            begun = len(recorder.ids)
+            after = [event for frame in stream[60:] for event in session.step(frame)]
+            return told, after, [logits for at, logits in recorder.last.items() if at >= begun]
 
-    _, undisturbed = watch("plain", None)
     recorder = Recorder(monkeypatch)
-    (question, answer), after = watch("asked", "What was in view at 00:01?")
+    _, undisturbed, expected = watch("plain", None)
+    recorder = Recorder(monkeypatch)
+    (question, answer), after, logits = watch("asked", "What was in view at 00:01?")
     assert after == undisturbed
+    assert len(logits) == len(expected) and all(map(torch.equal, logits, expected))
     assert (question.kind, answer.kind) == ("question", "answer")
     assert answer.evidence and answer.evidence[-1].time <= 1.999
     assert "User: What is in view?" in model.tokenizer.decode(
@@ -302,6 +320,40 @@ def test_a_forgotten_moment_is_answered_from_the_journal_and_the_stream_goes_on_
     )
     with JournalReader(tmp_path / "asked") as reader:
         assert answer in reader.events()
+
+
+def test_what_is_recalled_reads_the_same_in_several_chunks(kitchen: Journal) -> None:
+    model = naming_model()
+    model.config.context_tokens = 700
+
+    def answer(budget: Budgets | None) -> Event:
+        session = Session(model, engine=Engine(model, budget=budget), journal=kitchen)
+        session.ask("What was in view at 02:30?")
+        return session.finish()[-1]
+
+    whole = answer(None)
+    assert len(whole.evidence) == 4
+    for headroom in (11, 15, 24):  # no frame is cut in two
+        assert answer(Budgets((600,) * 4, headroom=headroom)) == whole
+    # Where all would be evicted again before it is answered, the latest moments alone are read.
+    short = answer(Budgets((200,) * 4, headroom=24)).evidence
+    assert 0 < len(short) < 4 and short == whole.evidence[-len(short) :]
+
+
+def test_what_a_budget_evicts_is_not_held(tmp_path: Path) -> None:
+    model = small_model()
+    model.config.context_tokens = 700
+    engine = Engine(model, budget=Budgets((100,) * 4, headroom=40))
+    with Journal(tmp_path / "journal") as journal:
+        session = Session(model, threshold=0.0, engine=engine, journal=journal)
+        for frame in noise(30):
+            before = engine.cache.positions.min()
+            session.step(frame)
+            if engine.cache.positions.min() < before:  # evicted before this frame was read
+                assert session._held == frame.time - 0.5
+            elif not engine.cache.evictions[session.slot]:
+                assert session._held == 0.0
+        assert engine.cache.evictions[session.slot]
 
 
 def test_a_recollection_that_would_fill_the_context_is_cut_at_its_beginning(kitchen: Journal) -> None:
