@@ -129,7 +129,7 @@ def test_a_bad_source_is_one_line_and_a_failure(
         (["narrate", "clip.mp4", "--fps", "nan"], "--fps"),
         (["narrate", "clip.mp4", "--threshold", "2"], "--threshold"),
         (["narrate", "clip.mp4", "--out", "said.doc"], "said.doc does not say its format"),
-        (["ask", "clip.mp4"], "Missing argument 'QUESTION'"),
+        (["ask", "clip.mp4"], "ask something behind the SOURCE"),
         (["ask", "clip.mp4", " "], "a question is empty"),
         (["ask", "clip.mp4", "What?", "--at", "noon"], "'noon' is no time"),
         (["ask", "clip.mp4", "What?", "--at", "1", "--at", "2"], "2 times for 1 question"),

@@ -16,6 +16,7 @@ from videollm.cli.errors import CommandError
 if TYPE_CHECKING:
     import torch
 
+    from stream.journal import JournalReader
     from stream.session import Session
     from videollm import VideoLLM
 
@@ -40,7 +41,11 @@ def refuse_namesake() -> None:
 
 
 def load_session(
-    model: str, device: str, threshold: float | None = None, budget: str | None = None
+    model: str,
+    device: str,
+    threshold: float | None = None,
+    budget: str | None = None,
+    journal: JournalReader | None = None,
 ) -> Session:
     """Load the model onto the device and begin a session; with a budget, tell the memory it takes. Raises
     CheckpointError, CommandError and typer.BadParameter."""
@@ -55,7 +60,7 @@ def load_session(
     if engine.cache.evicts:
         size = engine.cache.nbytes / 2**20
         Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end", style="dim")
-    return Session(loaded, threshold=threshold, engine=engine)
+    return Session(loaded, threshold=threshold, engine=engine, journal=journal)
 
 
 def load_model(model: str, device: str) -> VideoLLM:
