@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount, WebSocketRoute
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, WebSocketRoute
 
 from ui.access import Access, OriginMiddleware
 from ui.connection import Connections
 from ui.http_api import HttpApi
+from ui.page import page_routes
 from ui.protocol import PATH
 from ui.sessions import Sessions
 from ui.settings import Settings
 from videollm import VideoLLM
 
-STATIC = Path(__file__).parent / "static"
 
-
-def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | None = None) -> Starlette:
-    """An application that serves a model under that name; `page` answers to `/` and what is left.
+def create_app(model: VideoLLM, name: str, settings: Settings) -> Starlette:
+    """An application that serves a model under that name.
 
     `app.state.sessions` has to be drained before the server closes its connections.
     """
@@ -40,10 +36,8 @@ def create_app(model: VideoLLM, name: str, settings: Settings, page: ASGIApp | N
     routes: list[BaseRoute] = [
         WebSocketRoute(PATH, connections.serve),
         *HttpApi(sessions, access, name).routes(),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        *page_routes(),
     ]
-    if page is not None:
-        routes.append(Mount("/", page))
     app = Starlette(
         routes=routes, middleware=[Middleware(OriginMiddleware, access=access)], lifespan=lifespan
     )

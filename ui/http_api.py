@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from stream.frames import Event
 from ui.access import Access
 from ui.live_session import LiveSession
 from ui.outbox import Lasting
-from ui.protocol import Answer, Figures, Narration, Notice, ProtocolError
+from ui.protocol import Answer, CacheFigures, Figures, Narration, Notice, ProtocolError
 from ui.sessions import Sessions
 
 MEDIA_TYPES = {
@@ -35,6 +36,11 @@ class SessionInfo(Struct, frozen=True):
     """Seconds since 1970."""
     state: Literal["connected", "parked", "ended"]
     figures: Figures
+
+
+class SessionDetails(SessionInfo, frozen=True, omit_defaults=True):
+    cache: CacheFigures | None = None
+    """Absent once the session has ended."""
 
 
 class SessionList(Struct, frozen=True):
@@ -97,7 +103,10 @@ class HttpApi:
 
     async def show_session(self, request: Request) -> Response:
         session = self._sessions.get(request.path_params["id"])
-        return _no_session() if session is None else answer(self._info(session))
+        if session is None:
+            return _no_session()
+        cache = await asyncio.wrap_future(self._sessions.engine.cache_figures(session))
+        return answer(SessionDetails(**msgspec.structs.asdict(self._info(session)), cache=cache))
 
     async def export(self, request: Request) -> Response:
         """What a session has said so far, in one of the export formats."""
