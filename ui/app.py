@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from ui.access import Access, OriginMiddleware
 from ui.connection import Connections
 from ui.http_api import HttpApi
+from ui.openai_api import OpenAIApi
 from ui.page import page_routes
 from ui.protocol import PATH
 from ui.sessions import Sessions
@@ -35,7 +36,8 @@ def create_app(model: VideoLLM, name: str, settings: Settings) -> Starlette:
 
     routes: list[BaseRoute] = [
         WebSocketRoute(PATH, connections.serve),
-        *HttpApi(sessions, access, name).routes(),
+        *HttpApi(sessions, access).routes(),
+        *OpenAIApi(sessions, access, name).routes(),
         *page_routes(),
     ]
     app = Starlette(

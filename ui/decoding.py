@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,9 @@ from stream.sources.images import to_pixels
 from ui.protocol import MAX_PIXELS, EncodedFrame, ErrorCode, FrameFormat, ProtocolError
 
 # All that Pillow raises on damaged files.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError)
+# Pillow warns of pictures that are refused here.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def decode(frame: EncodedFrame, max_side: int) -> np.ndarray:
@@ -31,6 +34,8 @@ def decode_picture(data: bytes, formats: tuple[FrameFormat, ...], max_side: int)
                 reason = f"a picture of {width} x {height} pixels; {MAX_PIXELS} are the most"
                 raise ProtocolError(ErrorCode.FRAME_TOO_LARGE, reason)
             return to_pixels(image, max_side)
+    except Image.DecompressionBombError as error:  # far above
+        raise ProtocolError(ErrorCode.FRAME_TOO_LARGE, f"at most {MAX_PIXELS} pixels are taken") from error
     except DAMAGE as error:
         reason = f"no {' or '.join(formats)} that can be decoded"
         raise ProtocolError(ErrorCode.FRAME_UNDECODABLE, reason) from error

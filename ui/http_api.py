@@ -66,12 +66,11 @@ class Status(Struct, frozen=True):
 
 
 class HttpApi:
-    """The routes of `/openapi.json` but those of OpenAI's API."""
+    """All that is not OpenAI's API; `/openapi.json` describes both."""
 
-    def __init__(self, sessions: Sessions, access: Access, model: str) -> None:
+    def __init__(self, sessions: Sessions, access: Access) -> None:
         self._sessions = sessions
         self._access = access
-        self._model = model
 
     def routes(self) -> list[BaseRoute]:
         return [

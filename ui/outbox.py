@@ -47,7 +47,7 @@ class Outbox:
         self._latest_id = 0
         self._kept: deque[Lasting] = deque(maxlen=KEPT)
         self._gone_id = 0  # the latest that is not kept any more
-        self._unsent: deque[Lasting | Passing] = deque()
+        self._unsent: deque[Lasting | Passing | FrameAck] = deque()
         self._room = MOST_LASTING
         self._ack: FrameAck | None = None
         self._wake: Callable[[], None] | None = None  # of the connection, where there is one
@@ -79,6 +79,8 @@ class Outbox:
     def keep(self, message: Lasting) -> None:
         """Send a message, now or to whoever resumes the session."""
         with self._lock:
+            if isinstance(message, SessionEnded) and (ack := self._take_ack()) is not None:
+                self._unsent.append(ack)  # nothing follows the end
             self._latest_id += 1
             numbered = replace(message, event_id=self._latest_id)
             if len(self._kept) == KEPT:
@@ -118,18 +120,19 @@ class Outbox:
     def take(self) -> ServerMessage | None:
         """The next message to send."""
         with self._lock:
-            if self._unsent:
-                return self._unsent.popleft()
-            if self._ack is None:
-                return None
-            self._latest_id += 1
-            ack, self._ack = replace(self._ack, event_id=self._latest_id), None
-            return ack
+            return self._unsent.popleft() if self._unsent else self._take_ack()
 
     def kept(self) -> Iterable[Lasting]:
         """What is kept, oldest first."""
         with self._lock:
             return list(self._kept)
+
+    def _take_ack(self) -> FrameAck | None:
+        if self._ack is None:
+            return None
+        self._latest_id += 1
+        ack, self._ack = replace(self._ack, event_id=self._latest_id), None
+        return ack
 
     def _is_wanted(self, message: Lasting | Passing) -> bool:
         tag = message.__struct_config__.tag

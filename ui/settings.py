@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 from pathlib import Path
+
+BACKLOG = 512  # connections that wait to be accepted
 
 
 class SettingsError(Exception):
@@ -47,16 +50,27 @@ class Settings:
             if not folder.is_dir():
                 raise SettingsError(f"{folder} is no folder; check the path")
 
-    @property
-    def address(self) -> str:
+    def address(self, port: int) -> str:
         """Where clients connect."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'ws' if self.certificate is None else 'wss'}://{host}:{self.port}"
+        return f"{'ws' if self.certificate is None else 'wss'}://{host}:{port}"
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Take the address, before a model is loaded for it. Raises SettingsError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingsError(
+            f"port {settings.port} on {settings.host} can't be had ({reason}); choose another with --port"
+        ) from error
 
 
 def is_loopback(host: str) -> bool:

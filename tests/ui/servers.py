@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_socket
 
 from ui.app import create_app
@@ -57,7 +56,7 @@ class Running:
 
     def connect(self, **options: Any) -> Client:
         """A connection whose session has not begun."""
-        return Client(connect_socket(f"{self.address}/v1/stream", compression=None, **options))
+        return Client(f"{self.address}/v1/stream", **options)
 
     def start(self, **settings: Any) -> Client:
         """A connection whose session has begun."""
@@ -70,8 +69,9 @@ class Running:
 class Client:
     """One connection; `heard` are all messages so far."""
 
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
+    def __init__(self, uri: str, **options: Any) -> None:
+        self._stack = ExitStack()
+        self.socket = self._stack.enter_context(connect_socket(uri, compression=None, **options))
         self.heard: list[Message] = []
         self.started: Message = {}
 
@@ -79,7 +79,7 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        self._stack.close()
 
     def say(self, type: str, **fields: Any) -> None:
         self.socket.send(json.dumps({"type": type, **fields}))

@@ -15,6 +15,7 @@ const HEADER_BYTES = 16;
 const FORMATS = { "image/jpeg": 1, "image/png": 2, "image/webp": 3 };
 const DELAYS_MS = [100, 5000]; // between attempts to connect, first and longest
 const MOST_BUFFERED_BYTES = 1 << 20;
+const SILENCE_MS = 15_000; // a connection that says nothing for so long, while a word is due, is lost
 const RETRIED = new Set(["reader.slow", "server.full", "server.shutdown", "server.error", "start.timeout"]);
 
 export class RefusedError extends Error {
@@ -31,20 +32,21 @@ export class VideoLLM extends EventTarget {
   figures = null; // once the session has ended
   sent = 0; // frames
 
-  #url; #settings; #patienceMs;
+  #url; #settings; #patienceMs; #silenceMs;
   #socket = null;
   #resumeToken = null; #lastEventId = 0;
   #sequence = -1; #asked = 0; #questions = new Map();
-  #ending = null; #error = null; #brokenSince = null; #delayMs = DELAYS_MS[0]; #timer = null;
+  #ending = null; #error = null; #brokenSince = null; #delayMs = DELAYS_MS[0]; #timer = null; #silence = null;
   #starting = null;
 
   // `settings`: fps, threshold, prompt, events and token of session.start.
-  constructor({ url = null, patienceMs = 60_000, ...settings } = {}) {
+  constructor({ url = null, patienceMs = 60_000, silenceMs = SILENCE_MS, ...settings } = {}) {
     super();
     const scheme = globalThis.location?.protocol === "https:" ? "wss:" : "ws:";
     this.#url = url ?? `${scheme}//${location.host}/v1/stream`;
     this.#settings = settings;
     this.#patienceMs = patienceMs;
+    this.#silenceMs = silenceMs;
   }
 
   // Resolves once the session has begun; rejects with RefusedError.
@@ -61,6 +63,11 @@ export class VideoLLM extends EventTarget {
 
   get connected() {
     return this.#socket?.readyState === WebSocket.OPEN && this.sessionId !== null;
+  }
+
+  // How many bytes the network has not taken yet.
+  get backlog() {
+    return this.#socket?.bufferedAmount ?? 0;
   }
 
   // Send a picture (a Blob of type image/jpeg, image/png or image/webp), taken at `time` seconds on a clock that
@@ -83,6 +90,7 @@ export class VideoLLM extends EventTarget {
     message.set(picture, HEADER_BYTES);
     this.#socket.send(message);
     this.sent += 1;
+    this.#expectWord();
     return sequence;
   }
 
@@ -121,6 +129,13 @@ export class VideoLLM extends EventTarget {
     this.#socket?.close(1000);
   }
 
+  // Give up a connection that has gone dead without a word.
+  #lose(socket) {
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+    this.#closed(null);
+  }
+
   #connect() {
     const socket = new WebSocket(this.#url, ["videollm.v1"]);
     socket.binaryType = "arraybuffer";
@@ -131,6 +146,7 @@ export class VideoLLM extends EventTarget {
       socket.send(JSON.stringify(start));
     };
     socket.onmessage = ({ data }) => {
+      this.#heardSomething();
       const message = JSON.parse(data);
       if (message.type === "error" && message.fatal) refusal = new RefusedError(message.code, message.message);
       else this.#hear(message);
@@ -138,9 +154,20 @@ export class VideoLLM extends EventTarget {
     };
     socket.onclose = () => this.#closed(refusal);
     this.#socket = socket;
+    this.#expectWord();
+  }
+
+  #expectWord() {
+    this.#silence ??= setTimeout(() => this.#lose(this.#socket), this.#silenceMs);
+  }
+
+  #heardSomething() {
+    clearTimeout(this.#silence);
+    this.#silence = null;
   }
 
   #closed(refusal) {
+    this.#heardSomething();
     this.credits = 0;
     this.#dispatch("disconnected", refusal);
     if (this.figures || this.#error) return;

@@ -53,7 +53,7 @@ def serve(
     VIDEOLLM_TOKEN=... videollm serve --host 0.0.0.0 --certificate cert.pem --key key.pem
     videollm serve --folder clips/ --max-sessions 2
     """
-    from ui.settings import Settings, SettingsError
+    from ui.settings import Settings, SettingsError, listen
 
     settings = Settings(
         host=host,
@@ -69,12 +69,14 @@ def serve(
     )
     try:
         settings.check()
+        with listen(settings) as taken:
+            loaded = load_model(model, device)
+            from ui.app import create_app
+            from ui.serving import Server
+
+            server = Server(create_app(loaded, model, settings), settings)
+            address = settings.address(taken.getsockname()[1])
+            typer.echo(f"serving {model} on {address}/v1/stream (stop: Ctrl-C)", err=True)
+            server.run(sockets=[taken])
     except SettingsError as error:
         raise CommandError(str(error)) from error
-    loaded = load_model(model, device)
-    from ui.app import create_app
-    from ui.serving import Server
-
-    server = Server(create_app(loaded, model, settings), settings)
-    typer.echo(f"serving {model} on {settings.address}/v1/stream (stop: Ctrl-C)", err=True)
-    server.run()
