@@ -95,9 +95,8 @@ export class VideoLLM extends EventTarget {
   }
 
   // Ask about all that was sent; resolves with the answer's message, rejects with RefusedError.
-  ask(text) {
+  ask(text, id = `q${++this.#asked}`) {
     if (this.#error) return Promise.reject(this.#error);
-    const id = `q${++this.#asked}`;
     return new Promise((resolve, reject) => {
       this.#questions.set(id, { text, resolve, reject });
       this.#say({ type: "question", id, text });
