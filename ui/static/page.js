@@ -101,15 +101,15 @@ function listenTo(stream) {
   on("error", ({ id, message }) => {
     if (!id && state === "live") showMessage(message);
   });
-  on("narration.delta", ({ id, text }) => {
-    timeline.add(id, "narration", text);
+  on("narration.delta", ({ id, start, text }) => {
+    timeline.add(id, "narration", start, text);
     caption(id, text);
   });
   on("narration", ({ id, start, text, sequence }) => {
     timeline.say(id, "narration", start, text, live?.pusher.picture(sequence));
     caption(id, text, true);
   });
-  on("answer.delta", ({ id, text }) => timeline.add(id, "answer", text));
+  on("answer.delta", ({ id, start, text }) => timeline.add(id, "answer", start, text));
   on("answer", ({ id, start, text, sequence }) => {
     timeline.say(id, "answer", start, text, live?.pusher.picture(sequence));
     if (find("speak").checked) speak(text);

@@ -7,6 +7,7 @@ const SPOKEN = 5; // latest texts, for screen readers
 export class Timeline {
   #list; #scroll; #nothing; #newest; #spoken; #large;
   #moments = new Map(); // by id
+  #inOrder = null; // the moment that Tab leads to; arrows lead to the others
 
   constructor() {
     const find = (id) => document.getElementById(id);
@@ -15,10 +16,18 @@ export class Timeline {
     this.#nothing = find("nothing");
     this.#newest = find("newest");
     this.#spoken = find("spoken");
-    this.#large = new Large(() => [...this.#moments.values()].filter((moment) => moment.url));
+    this.#large = new Large(() => this.#pictured);
     this.#newest.onclick = () => this.#toEnd();
     this.#scroll.onscroll = () => {
       if (this.#atEnd) this.#newest.hidden = true;
+    };
+    this.#list.onkeydown = (event) => {
+      const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      const pictured = this.#pictured;
+      const next = pictured[pictured.indexOf(this.#inOrder) + by];
+      if (next) this.#putInOrder(next).focus();
     };
   }
 
@@ -32,8 +41,8 @@ export class Timeline {
   }
 
   // The next words of what is being said.
-  add(id, kind, words) {
-    this.#keepingEnd(() => this.#moment(id, kind).add(words));
+  add(id, kind, time, words) {
+    this.#keepingEnd(() => this.#moment(id, kind).add(time, words));
   }
 
   // A question that waits for its answer.
@@ -51,6 +60,7 @@ export class Timeline {
     this.#keepingEnd(() => {
       const moment = this.#moment(id, kind);
       moment.finish(time, text, picture);
+      if (moment.url && !this.#list.contains(document.activeElement)) this.#putInOrder(moment);
     });
     const line = document.createElement("p");
     line.textContent = text;
@@ -59,7 +69,18 @@ export class Timeline {
   }
 
   showLatest() {
-    this.#large.open([...this.#moments.values()].findLast((moment) => moment.url));
+    this.#large.open(this.#pictured.at(-1));
+  }
+
+  get #pictured() {
+    return [...this.#moments.values()].filter((moment) => moment.url);
+  }
+
+  #putInOrder(moment) {
+    if (this.#inOrder) this.#inOrder.button.tabIndex = -1;
+    this.#inOrder = moment;
+    moment.button.tabIndex = 0;
+    return moment.button;
   }
 
   #moment(id, kind) {
@@ -101,18 +122,19 @@ class Moment {
   url = null;
   time = "";
   text = "";
+  button = element("button", "thumb");
 
-  #time = element("time"); #question = element("p", "question"); #text = element("p", "text");
-  #button = element("button", "thumb"); #image = element("img");
+  #time = element("time"); #question = element("p", "question"); #text = element("p", "text"); #image = element("img");
 
   constructor(kind, onopen) {
     this.item = element("li", `moment ${kind}`);
     const words = element("div", "words");
     this.#question.hidden = true;
     words.append(this.#question, this.#text);
-    this.#button.type = "button";
-    this.#button.onclick = onopen;
-    this.#button.append(this.#image);
+    this.button.type = "button";
+    this.button.tabIndex = -1;
+    this.button.onclick = onopen;
+    this.button.append(this.#image);
     this.#image.alt = "";
     this.item.append(this.#time, words);
     this.waiting = true;
@@ -128,22 +150,25 @@ class Moment {
     this.#question.hidden = false;
   }
 
-  add(words) {
+  add(time, words) {
+    this.#setTime(time);
     this.#text.textContent += words;
   }
 
   finish(time, text, picture) {
     this.waiting = false;
     this.text = this.#text.textContent = text;
-    if (time !== null) {
-      this.time = this.#time.textContent = clock(time);
-      this.#time.dateTime = `PT${time.toFixed(1)}S`;
-    }
+    if (time !== null) this.#setTime(time);
     if (picture && !this.url) {
       this.url = this.#image.src = URL.createObjectURL(picture);
-      this.#button.ariaLabel = `Show ${this.time} large: ${text}`;
-      this.item.append(this.#button);
+      this.button.ariaLabel = `Show ${this.time} large: ${text}`;
+      this.item.append(this.button);
     }
+  }
+
+  #setTime(seconds) {
+    this.time = this.#time.textContent = clock(seconds);
+    this.#time.dateTime = `PT${seconds.toFixed(1)}S`;
   }
 
   remove() {
