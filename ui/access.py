@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.protocol import ErrorCode, ProtocolError
+from ui.responses import fail
 from ui.settings import Settings, is_loopback
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 _SCHEMES = {"ws": "http", "wss": "https"}
 
 
@@ -59,10 +63,25 @@ class OriginMiddleware:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close"})  # before it is accepted: 403
             else:
-                refusal = PlainTextResponse("pages of this origin are not allowed; see --origin", 403)
+                refusal = fail(403, "origin.refused", "pages of this origin are not allowed; see --origin")
                 await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def guarded(access: Access, endpoint: Endpoint) -> Endpoint:
+    """The endpoint for those who show the token."""
+
+    async def check(request: Request) -> Response:
+        try:
+            access.check_token(request.headers.get("authorization"))
+        except ProtocolError as error:
+            refusal = fail(401, error.code, str(error))
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
+        return await endpoint(request)
+
+    return check
 
 
 def _name(host: str) -> str:

@@ -6,27 +6,31 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, WebSocketRoute
 
+from stream.engine import Engine
+from ui import documents
 from ui.access import Access, OriginMiddleware
 from ui.connection import Connections
 from ui.http_api import HttpApi
 from ui.openai_api import OpenAIApi
 from ui.page import page_routes
 from ui.protocol import PATH
+from ui.responses import fail_as_routing_does
 from ui.sessions import Sessions
 from ui.settings import Settings
 from videollm import VideoLLM
 
 
-def create_app(model: VideoLLM, name: str, settings: Settings) -> Starlette:
+def create_app(model: VideoLLM, name: str, settings: Settings, engine: type[Engine] = Engine) -> Starlette:
     """An application that serves a model under that name.
 
     `app.state.sessions` has to be drained before the server closes its connections.
     """
     access = Access(settings)
-    sessions = Sessions(model, settings)
+    sessions = Sessions(engine(model, settings.max_sessions), settings)
     connections = Connections(sessions, access, name)
 
     @asynccontextmanager
@@ -38,10 +42,14 @@ def create_app(model: VideoLLM, name: str, settings: Settings) -> Starlette:
         WebSocketRoute(PATH, connections.serve),
         *HttpApi(sessions, access).routes(),
         *OpenAIApi(sessions, access, name).routes(),
+        *documents.routes(name),
         *page_routes(),
     ]
     app = Starlette(
-        routes=routes, middleware=[Middleware(OriginMiddleware, access=access)], lifespan=lifespan
+        routes=routes,
+        middleware=[Middleware(OriginMiddleware, access=access)],
+        exception_handlers={HTTPException: fail_as_routing_does},
+        lifespan=lifespan,
     )
     app.state.sessions = sessions
     return app

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stream.export import FORMATS, writer_for
 from stream.frames import Event
-from ui.access import Access
+from ui.access import Access, guarded
 from ui.live_session import LiveSession
 from ui.outbox import Lasting
-from ui.protocol import Answer, CacheFigures, Figures, Narration, Notice, ProtocolError
+from ui.protocol import Answer, CacheFigures, Figures, Narration, Notice
+from ui.responses import answer, fail
 from ui.sessions import Sessions
 
 MEDIA_TYPES = {
@@ -27,7 +27,6 @@ MEDIA_TYPES = {
     "vtt": "text/vtt",
     "md": "text/markdown",
 }
-_encoder = msgspec.json.Encoder()
 
 
 class SessionInfo(Struct, frozen=True):
@@ -46,19 +45,6 @@ class SessionDetails(SessionInfo, frozen=True, omit_defaults=True):
 class SessionList(Struct, frozen=True):
     max_sessions: int
     sessions: list[SessionInfo]
-
-
-class Failure(Struct, frozen=True):
-    """What went wrong, in OpenAI's form."""
-
-    message: str
-    type: str
-    code: str
-    param: str | None = None
-
-
-class Failed(Struct, frozen=True):
-    error: Failure
 
 
 class Status(Struct, frozen=True):
@@ -105,7 +91,7 @@ class HttpApi:
         if session is None:
             return _no_session()
         cache = await asyncio.wrap_future(self._sessions.engine.cache_figures(session))
-        return answer(SessionDetails(**msgspec.structs.asdict(self._info(session)), cache=cache))
+        return answer(SessionDetails(**structs.asdict(self._info(session)), cache=cache))
 
     async def export(self, request: Request) -> Response:
         """What a session has said so far, in one of the export formats."""
@@ -141,31 +127,6 @@ def _events(message: Lasting) -> list[Event]:
             return [Event(message.start, "notice", message.text)]
         case _:
             return []
-
-
-def guarded(access: Access, endpoint: Any) -> Any:
-    """The endpoint for those who show the token."""
-
-    async def check(request: Request) -> Response:
-        try:
-            access.check_token(request.headers.get("authorization"))
-        except ProtocolError as error:
-            refusal = fail(401, error.code, str(error))
-            refusal.headers["WWW-Authenticate"] = "Bearer"
-            return refusal
-        return await endpoint(request)
-
-    return check
-
-
-def answer(body: Struct, status: int = 200) -> Response:
-    return Response(_encoder.encode(body), status, media_type="application/json")
-
-
-def fail(status: int, code: str, message: str, param: str | None = None) -> Response:
-    """An error in OpenAI's form, which all of the HTTP API shares."""
-    kind = {401: "authentication_error", 404: "not_found_error", 503: "server_error"}
-    return answer(Failed(Failure(message, kind.get(status, "invalid_request_error"), code, param)), status)
 
 
 def _no_session() -> Response:

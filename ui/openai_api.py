@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from ui.access import Access
+from ui.access import Access, guarded
 from ui.chat import Answered, ChatRequest, ChatStream
-from ui.http_api import fail, guarded
 from ui.media import MediaError
 from ui.protocol import ErrorCode, ProtocolError
+from ui.responses import fail
 from ui.sessions import Sessions
 
 MAX_BODY_BYTES = 64 * 2**20

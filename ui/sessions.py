@@ -17,7 +17,6 @@ from ui.live_session import LiveSession
 from ui.metrics import Metrics
 from ui.protocol import EndReason, ErrorCode, ProtocolError, SessionStart
 from ui.settings import Settings
-from videollm import VideoLLM
 
 DECODERS = 2  # threads; pictures are decoded without Python's lock
 # What the vision tower sees is averaged from pictures of up to this many times its side.
@@ -30,11 +29,11 @@ class Sessions:
     """Slots of the engine for up to `max_sessions` streams; of the event loop's thread, like all that is
     awaited here."""
 
-    def __init__(self, model: VideoLLM, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.engine = EngineThread(Engine(model, settings.max_sessions))
-        self.max_side = DETAIL * model.vision_tower.size
+        self.engine = EngineThread(engine)
+        self.max_side = DETAIL * engine.model.vision_tower.size
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self.draining = False
         self._live: dict[str, LiveSession] = {}  # by id; for the time of grace also those that are over

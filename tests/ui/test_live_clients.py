@@ -15,8 +15,11 @@ from conftest import small_model
 from servers import Running, jpeg, running, until
 
 from stream import session
+from stream.sources import open_source
 from ui.client import RefusedError, connect
 from videollm import VideoLLM
+from videollm.checkpoints import assets_folder
+from videollm.cli import run
 
 SPEAKS = {"threshold": 1.0, "fps": 60}
 
@@ -94,7 +97,6 @@ def test_where_the_session_is_gone_a_new_one_begins(server: Running) -> None:
         async with connect(server.address, token="secret", **SPEAKS) as stream:
             first = stream.session_id
             server.sessions._by_token.clear()  # as after a restart of the server
-            server.server.loop = asyncio.get_running_loop()
             cut_all(server)
             await asyncio.sleep(0.5)
             await stream.send(jpeg(), 0)
@@ -212,3 +214,27 @@ def test_the_python_client_is_one_file_that_can_be_copied(tmp_path: Path) -> Non
     code = "import sys, client; print({'ui', 'stream', 'videollm', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+# The command line
+
+
+def test_narrate_lets_a_server_watch(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = str(assets_folder() / "sample.mp4")
+    options = ["--fps", "1", "--threshold", "1", "--format", "jsonl", "--server", server.address]
+    assert run(["narrate", sample, *options, "--token", "secret"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    with open_source(sample, 1) as source:
+        assert [event["time"] for event in events] == [frame.time for frame in source]
+    assert {event["kind"] for event in events} == {"narration"}
+
+
+def test_narrate_tells_in_one_line_why_a_server_does_not(
+    server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = str(assets_folder() / "sample.mp4")
+    assert run(["narrate", sample, "--server", server.address, "--token", "wrong"]) == 1
+    assert capsys.readouterr().err == f"videollm: {server.address} refuses: the token is wrong\n"
+    assert run(["narrate", sample, "--server", "ws://127.0.0.1:9"]) == 1
+    error = capsys.readouterr().err
+    assert "can't be reached" in error and len(error.splitlines()) == 1

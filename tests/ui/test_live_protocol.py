@@ -248,7 +248,6 @@ def test_a_slow_reader_is_bounded_and_comes_back(model: VideoLLM, monkeypatch: p
         (live,) = server.sessions.all()
         # As if the network took nothing: the sender waits from here on.
         (protocol,) = server.server.server_state.connections
-        server.server.config.loaded_app  # noqa: B018
         protocol.loop.call_soon_threadsafe(protocol.pause_writing)
         for index in range(100):
             client.send(index, index)

@@ -13,6 +13,7 @@ from videollm.cli import options
 from videollm.cli.errors import check_whole
 from videollm.cli.loading import MAX_SIDE, load_session
 from videollm.cli.play import play
+from videollm.cli.push import push
 
 
 def narrate(
@@ -32,6 +33,16 @@ def narrate(
     ] = False,
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server", help="Let this server watch: ws://host:port (videollm serve).", show_default=False
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", envvar="VIDEOLLM_TOKEN", help="The server's token.", show_default=False),
+    ] = None,
 ) -> None:
     """Say what happens in a stream, when it happens.
 
@@ -42,6 +53,7 @@ def narrate(
     videollm narrate rtsp://192.168.0.20/live --out night.jsonl
     videollm narrate clip.mp4 --out clip.srt
     ffmpeg -i clip.mkv -f mpegts - | videollm narrate -
+    videollm narrate camera:0 --server ws://192.168.0.5:7860
     """
     chosen = format or _format_of(out)
     from stream.feed import Feed
@@ -51,14 +63,17 @@ def narrate(
     with open_source(source, fps, max_side=MAX_SIDE) as opened:
         if out and out.exists() and Path(source).exists() and out.samefile(source):
             raise typer.BadParameter(f"{out} is the clip itself", param_hint="--out")
-        session = load_session(model, device, threshold)
+        session = load_session(model, device, threshold) if server is None else None
         with (
             Feed(opened, realtime=realtime) as feed,
             Status(feed) as status,
             writer_for(chosen, out or sys.stdout) as writer,
         ):
-            for event in play(feed, session, status.seen):
-                writer.write(event)
+            if session is not None:
+                for event in play(feed, session, status.seen):
+                    writer.write(event)
+            elif server is not None:
+                push(feed, server, token, threshold, status.seen, writer.write)
         check_whole(opened)
 
 
