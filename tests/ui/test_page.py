@@ -444,6 +444,24 @@ def test_everything_is_reached_by_keyboard_and_seen_there(server: Running, brows
         assert unseen == []
 
 
+def test_who_reads_the_newest_goes_on_and_who_reads_back_is_left_there(
+    server: Running, browser: Browser
+) -> None:
+    with opened(browser, server.http, PHONE) as page:
+        at = "scroll => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight"
+        start(page)
+        until(lambda: page.locator("#scroll").evaluate("scroll => scroll.scrollTop > 150"))
+        assert page.locator("#scroll").evaluate(at) < 5
+        page.locator("#scroll").evaluate("scroll => scroll.scrollTop = 0")
+        expect(page.get_by_role("button", name="Newest")).to_be_visible()
+        before = len(narrations(page))
+        until(lambda: len(narrations(page)) > before)
+        assert page.locator("#scroll").evaluate("scroll => scroll.scrollTop") == 0
+        page.get_by_role("button", name="Newest").click()
+        assert page.locator("#scroll").evaluate(at) < 150
+        expect(page.get_by_role("button", name="Newest")).to_be_hidden()
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440])
 def test_nothing_lies_beside_the_screen(server: Running, browser: Browser, width: int) -> None:
     with opened(browser, server.http, ViewportSize(width=width, height=800)) as page:

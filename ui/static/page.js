@@ -14,6 +14,7 @@ const CAPTION_MS = 6000;
 const EXPORTS = { srt: "srt", md: "md", jsonl: "jsonl" }; // format -> file's ending
 
 const find = (id) => document.getElementById(id);
+const exportButtons = document.querySelectorAll("#exports button");
 const timeline = new Timeline();
 const figures = new Figures();
 let live = null; // { stream, server, source, pusher, files, asked } from start to the next start
@@ -237,7 +238,7 @@ function setState(name, text) {
   find("listen").disabled = !on;
   find("stage").classList.toggle("on", name !== "idle");
   for (const control of ["kinds", "camera", "clip"]) find(control).disabled = name !== "idle";
-  for (const button of find("exports").children) button.disabled = !live || name === "starting";
+  for (const button of exportButtons) button.disabled = !live || name === "starting";
   if (name === "idle") find("caption").textContent = "";
 }
 
@@ -285,7 +286,7 @@ find("token").value = sessionStorage.getItem(TOKEN) ?? "";
 find("token").onchange = ({ target }) => sessionStorage.setItem(TOKEN, target.value.trim());
 find("show-help").onclick = () => find("help").showModal();
 for (const button of document.querySelectorAll("dialog .close")) button.onclick = () => button.closest("dialog").close();
-for (const button of find("exports").children) button.onclick = () => save(button.dataset.format);
+for (const button of exportButtons) button.onclick = () => save(button.dataset.format);
 find("video").ontimeupdate = () => {
   find("clock").hidden = !live?.source.patient;
   find("clock").textContent = clock(find("video").currentTime);

@@ -7,6 +7,7 @@ const SPOKEN = 5; // latest texts, for screen readers
 export class Timeline {
   #list; #scroll; #nothing; #newest; #spoken; #large;
   #moments = new Map(); // by id
+  #follows = true; // whoever reads the newest goes on reading the newest; whoever has scrolled back is left in peace
   #inOrder = null; // the moment that Tab leads to; arrows lead to the others
 
   constructor() {
@@ -19,8 +20,10 @@ export class Timeline {
     this.#large = new Large(() => this.#pictured);
     this.#newest.onclick = () => this.#toEnd();
     this.#scroll.onscroll = () => {
-      if (this.#atEnd) this.#newest.hidden = true;
+      this.#follows = this.#atEnd;
+      if (this.#follows) this.#newest.hidden = true;
     };
+    new ResizeObserver(() => this.#follows && this.#toEnd()).observe(this.#scroll);
     this.#list.onkeydown = (event) => {
       const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
       if (!by) return;
@@ -42,26 +45,22 @@ export class Timeline {
 
   // The next words of what is being said.
   add(id, kind, time, words) {
-    this.#keepingEnd(() => this.#moment(id, kind).add(time, words));
+    this.#moment(id, kind).add(time, words);
+    this.#changed();
   }
 
   // A question that waits for its answer.
   ask(id, question) {
-    this.#keepingEnd(() => {
-      const moment = this.#moment(id, "answer");
-      moment.setQuestion(question);
-      moment.waiting = true;
-    });
+    this.#moment(id, "answer").setQuestion(question);
     this.#toEnd();
   }
 
   // The whole of it, with the moment's picture (a Blob) where there is one.
   say(id, kind, time, text, picture = null) {
-    this.#keepingEnd(() => {
-      const moment = this.#moment(id, kind);
-      moment.finish(time, text, picture);
-      if (moment.url && !this.#list.contains(document.activeElement)) this.#putInOrder(moment);
-    });
+    const moment = this.#moment(id, kind);
+    moment.finish(time, text, picture);
+    if (moment.url && !this.#list.contains(document.activeElement)) this.#putInOrder(moment);
+    this.#changed();
     const line = document.createElement("p");
     line.textContent = text;
     this.#spoken.append(line);
@@ -105,15 +104,13 @@ export class Timeline {
   }
 
   #toEnd() {
+    this.#follows = true;
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
     this.#newest.hidden = true;
   }
 
-  // Whoever reads the newest goes on reading the newest; whoever has scrolled back is left in peace.
-  #keepingEnd(change) {
-    const follows = this.#atEnd;
-    change();
-    if (follows) this.#toEnd();
+  #changed() {
+    if (this.#follows) this.#toEnd();
     else this.#newest.hidden = false;
   }
 }
@@ -137,10 +134,10 @@ class Moment {
     this.button.append(this.#image);
     this.#image.alt = "";
     this.item.append(this.#time, words);
-    this.waiting = true;
+    this.#waiting = true;
   }
 
-  set waiting(waits) {
+  set #waiting(waits) {
     this.item.classList.toggle("waiting", waits);
     this.item.ariaBusy = String(waits);
   }
@@ -156,7 +153,7 @@ class Moment {
   }
 
   finish(time, text, picture) {
-    this.waiting = false;
+    this.#waiting = false;
     this.text = this.#text.textContent = text;
     if (time !== null) this.#setTime(time);
     if (picture && !this.url) {
