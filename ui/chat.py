@@ -121,6 +121,8 @@ class ChatStream(Stream):
         """Put all frames in, as fast as they are read; in a thread of its own. Raises MediaError."""
         for frame in frames:
             self._put(frame)
+            if self.over:
+                return
         self._put(None)
 
     def _put(self, frame: Frame | None) -> None:

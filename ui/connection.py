@@ -82,8 +82,8 @@ class Connections:
             return
         except WebSocketDisconnect:
             return
-        if (older := self._of.pop(session, None)) is not None:
-            await older.hand_over()
+        while (older := self._of.pop(session, None)) is not None:
+            await older.hand_over()  # meanwhile another may have come
         connection = self._of[session] = _Connection(websocket, session)
         try:
             last_event_id = 0 if start.resume_token is None else start.last_event_id

@@ -11,8 +11,6 @@ from PIL import Image
 from stream.sources.images import to_pixels
 from ui.protocol import MAX_PIXELS, EncodedFrame, ErrorCode, FrameFormat, ProtocolError
 
-# All that Pillow raises on damaged files.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError)
 # Pillow warns of pictures that are refused here.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -36,6 +34,8 @@ def decode_picture(data: bytes, formats: tuple[FrameFormat, ...], max_side: int)
             return to_pixels(image, max_side)
     except Image.DecompressionBombError as error:  # far above
         raise ProtocolError(ErrorCode.FRAME_TOO_LARGE, f"at most {MAX_PIXELS} pixels are taken") from error
-    except DAMAGE as error:
+    except ProtocolError:
+        raise
+    except Exception as error:  # what Pillow raises on damaged files has no common class
         reason = f"no {' or '.join(formats)} that can be decoded"
         raise ProtocolError(ErrorCode.FRAME_UNDECODABLE, reason) from error

@@ -15,7 +15,7 @@ from stream.frames import Event
 from stream.session import Session
 from ui.protocol import CacheFigures
 
-MOST_TOGETHER = 8
+MOST_TOGETHER = 4
 T = TypeVar("T")
 log = logging.getLogger("videollm")
 
@@ -126,7 +126,12 @@ class EngineThread:
         for stream, session in list(self._seats.items()):
             if session.slot in self._running or not stream.ready:
                 continue
-            script = stream.next_script(session, max(1, MOST_TOGETHER // busy))
+            try:
+                script = stream.next_script(session, max(1, MOST_TOGETHER // busy))
+            except Exception:
+                log.exception("a stream could not go on, and is ended")
+                stream.failed()
+                script = None
             if script is not None:
                 self.engine.submit(session.slot, script)
                 self._running[session.slot] = stream

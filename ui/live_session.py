@@ -126,7 +126,9 @@ class LiveSession(Stream):
             self.outbox.wanted = wanted.events
 
     def reset(self) -> None:
-        """Forget the stream."""
+        """Forget the stream, unless it is about to end."""
+        if self._end_reason is not None:
+            return
         self._drop(self._inbox.clear())
         self._begin_stream()
         self._sampler = Sampler(self._fps)
@@ -163,10 +165,13 @@ class LiveSession(Stream):
         self._done([frame.sequence for frame in frames], "dropped")
         self._unannounced_drops += len(frames)
         if time.monotonic() >= self._next_notice:
-            count, self._unannounced_drops = self._unannounced_drops, 0
             self._next_notice = time.monotonic() + NOTICE_SECONDS
-            text = f"{count} frame{'s' * (count > 1)} dropped: they come faster than the model reads"
-            self._notice(NoticeCode.FRAMES_DROPPED, self._newest_time, text, count)
+            self._announce_drops()
+
+    def _announce_drops(self) -> None:
+        count, self._unannounced_drops = self._unannounced_drops, 0
+        text = f"{count} frame{'s' * (count > 1)} dropped: they come faster than the model reads"
+        self._notice(NoticeCode.FRAMES_DROPPED, self._newest_time, text, count)
 
     # What the engine's thread does
 
@@ -246,6 +251,8 @@ class LiveSession(Stream):
         self._done([frame.sequence for frame in frames], "read")
 
     def _finish(self, reason: EndReason) -> None:
+        if self._unannounced_drops:
+            self._announce_drops()
         self.outbox.keep(SessionEnded(UNNUMBERED, reason, self.figures()))
         self.ended.set()
 

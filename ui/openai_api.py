@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -21,6 +22,7 @@ from ui.protocol import ErrorCode, ProtocolError
 from ui.responses import fail
 from ui.sessions import Sessions
 
+log = logging.getLogger("videollm")
 MAX_BODY_BYTES = 64 * 2**20
 _decoder = msgspec.json.Decoder(ChatRequest)
 _STATUS = {ErrorCode.SERVER_FULL: 503, ErrorCode.SERVER_SHUTDOWN: 503}
@@ -118,8 +120,12 @@ class _Conversation:
             await self._sessions.unseat(self.stream)
 
     def _tell_failure(self, feeding: asyncio.Task[None]) -> None:
-        if not feeding.cancelled() and isinstance(error := feeding.exception(), Exception):
-            self._heard.put_nowait(error)
+        if feeding.cancelled() or (error := feeding.exception()) is None:
+            return
+        if not isinstance(error, MediaError):
+            log.error("a request's pictures or clips can't be read", exc_info=error)
+            error = MediaError("media.unreadable", "the pictures or clips can't be read")
+        self._heard.put_nowait(error)
 
 
 async def _body(request: Request) -> bytes:

@@ -313,11 +313,12 @@ class ProtocolError(Exception):
 
 def parse_message(data: str | bytes) -> AnyClientMessage:
     """A client's text message. Raises ProtocolError."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        message = f"a message of {len(data)} bytes; {MAX_MESSAGE_BYTES} are the most"
+    raw = data.encode() if isinstance(data, str) else data
+    if len(raw) > MAX_MESSAGE_BYTES:
+        message = f"a message of {len(raw)} bytes; {MAX_MESSAGE_BYTES} are the most"
         raise ProtocolError(ErrorCode.MESSAGE_TOO_LARGE, message)
     try:
-        return _client_decoder.decode(data)
+        return _client_decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise ProtocolError(ErrorCode.MESSAGE_INVALID, str(error)) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

@@ -100,7 +100,7 @@ def test_the_metrics_count(server: Running) -> None:
 
 
 @pytest.mark.slow
-def test_the_http_api_keeps_what_the_document_promises(server: Running) -> None:
+def test_the_http_api_keeps_what_the_document_promises(server: Running, tmp_path: Path) -> None:
     with server.start(token="secret") as client:
         client.end()
     done = subprocess.run(
@@ -110,6 +110,7 @@ def test_the_http_api_keeps_what_the_document_promises(server: Running) -> None:
             # A well-formed request may still hold no question, or a picture that is none.
             *("--generation-database", "none", "--exclude-checks", "positive_data_acceptance"),
         ],
+        cwd=tmp_path,  # it leaves a folder
         capture_output=True,
         text=True,
         timeout=300,

@@ -195,6 +195,18 @@ def test_a_system_prompt_changes_what_is_said(server: Running) -> None:
     assert said(prompt="Be brief.") != said()
 
 
+def test_a_full_context_is_told(model: VideoLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.config, "context_tokens", 300)
+    with running(model) as server, server.start(**SPEAKS) as client:
+        for index in range(30):
+            client.send(index, index)
+            client.hear("frame.ack")
+        client.end()
+    notices = of_type(client.heard, "notice")
+    assert {notice["code"] for notice in notices} == {"context.full"}
+    assert "forgotten" in notices[0]["text"]
+
+
 # Flow control
 
 
@@ -226,7 +238,9 @@ def test_who_sends_too_fast_loses_its_own_oldest_frames_and_is_told(server: Runn
     assert sum(ack["credits"] for ack in acks) == 60
     assert sum(ack.get("dropped", 0) for ack in acks) == figures["frames_dropped"]
     assert of_type(client.heard, "narration")[-1]["sequence"] == 59
-    assert of_type(client.heard, "notice")[0]["code"] == "frames.dropped"
+    notices = of_type(client.heard, "notice")
+    assert {notice["code"] for notice in notices} == {"frames.dropped"}
+    assert sum(notice["count"] for notice in notices) == figures["frames_dropped"]
 
 
 def test_many_questions_at_once_are_refused_by_id(server: Running) -> None:

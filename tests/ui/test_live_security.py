@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import ssl
 import struct
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +19,7 @@ from conftest import small_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from servers import Running, encoded, jpeg, of_type, running
+from servers import Client, Running, encoded, jpeg, of_type, running
 from websockets.exceptions import InvalidStatus
 
 from ui.media import MediaError, allowed_path
@@ -162,6 +165,25 @@ def test_without_a_token_no_other_name_leads_here(open_server: Running) -> None:
     assert fetch(open_server, "/health", Host=f"evil.example:{port}")[0] == 403
     assert fetch(open_server, "/health", Host=f"localhost:{port}")[0] == 200
     assert fetch(open_server, "/health", Host="[::1")[0] == 403
+
+
+def test_tls_is_spoken(model: VideoLLM, tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    options += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
+    subprocess.run([openssl, "req", "-x509", *options], check=True, capture_output=True)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with (
+        running(model, certificate=certificate, key=key) as server,
+        Client(f"{server.address.replace('ws:', 'wss:')}/v1/stream", ssl=trusting) as client,
+    ):
+        client.say("session.start", threshold=0.0)
+        client.send(0, 0)
+        client.hear("frame.ack")
+        client.end()
 
 
 # Messages

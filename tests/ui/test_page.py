@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, Playwright, ViewportSize, WebSock
 from servers import Running, running, until
 from tokenizers import Regex, decoders
 
-from stream import session
+from stream import engine, session
 from stream.frames import Event
 from ui.page import HEADERS
 from videollm import VideoLLM
@@ -293,6 +293,23 @@ def test_a_session_that_the_server_has_forgotten_begins_anew(model: VideoLLM, br
             expect(page.get_by_role("alert")).to_contain_text("has forgotten what came before")
             before = len(narrations(page))
             until(lambda: len(narrations(page)) > before)
+
+
+def test_where_the_model_fails_it_says_so_and_can_be_started_again(
+    server: Running, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with opened(browser, server.http, quiet=False) as page:
+        start(page)
+        until(lambda: narrations(page))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "read", fail)
+            expect(page.get_by_role("alert")).to_contain_text("The model failed")
+        expect(page.locator("#connection")).to_have_text("Not connected")
+        start(page)
+        until(lambda: narrations(page))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ export class Figures {
   watch(server, stream, pusher) {
     const look = async () => {
       this.#show("fps", pusher.rate, (rate) => rate.toFixed(1));
-      this.#show("latency", pusher.latency, (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`));
+      this.#show("latency", pusher.latency, duration);
       this.#show("dropped", pusher.leftOut, String);
       if (stream.connected) {
         const { cache } = await server.figures(stream.sessionId).catch(() => ({}));
@@ -50,4 +50,8 @@ export class Figures {
       `Tokens kept in each of ${kept.length} layers: ${percent(mean)} on average, ` +
       `${percent(Math.min(...kept))} at the least, ${percent(Math.max(...kept))} at the most`;
   }
+}
+
+function duration(ms) {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }

@@ -27,12 +27,11 @@ async function start() {
   hideMessage();
   let source = null;
   try {
-    source = chosenKind() === "camera" ? await openCamera(find("video"), find("camera").value) : await openClip(find("video"), find("clip").files[0]);
-    if (chosenKind() === "camera") await listCameras(source.deviceId);
+    source = await openSource();
     setState("starting", "Connecting …");
-    source.hold?.();
-    const token = find("token").value.trim();
-    const stream = new VideoLLM({ token: token || null, fps: FPS, threshold: chosenThreshold(), prompt: find("prompt").value.trim() || null });
+    const token = find("token").value.trim() || null;
+    const prompt = find("prompt").value.trim() || null;
+    const stream = new VideoLLM({ token, prompt, fps: FPS, threshold: chosenThreshold() });
     listenTo(stream);
     await stream.start();
     begin(stream, source, new Server(token));
@@ -43,6 +42,18 @@ async function start() {
   }
 }
 
+async function openSource() {
+  const video = find("video");
+  if (chosenKind() === "clip") {
+    const clip = await openClip(video, find("clip").files[0]);
+    clip.hold();
+    return clip;
+  }
+  const camera = await openCamera(video, find("camera").value);
+  await listCameras(camera.deviceId);
+  return camera;
+}
+
 function begin(stream, source, server) {
   live?.pusher.close();
   const pusher = new Pusher(stream, source, FPS);
@@ -50,7 +61,8 @@ function begin(stream, source, server) {
   timeline.clear();
   source.onended = () => {
     pusher.stop();
-    showMessage(source.patient ? "The clip has ended. Ask about it, or stop." : "The camera is gone. Stop, and start again.");
+    const ended = source.patient ? "The clip has ended. Ask about it, or stop." : "The camera is gone. Start again.";
+    showMessage(ended);
   };
   pusher.run();
   figures.watch(server, stream, pusher);
@@ -97,7 +109,7 @@ function listenTo(stream) {
     if (state === "live" || state === "lost") giveUp(error);
   });
   on("session.ended", ({ reason }) => {
-    if (reason === "server.error") showMessage("The model failed on this stream. Start again.");
+    if (reason === "server.error") giveUp(new Error("The model failed on this stream. Start again."));
   });
   on("error", ({ id, message }) => {
     if (!id && state === "live") showMessage(message);
@@ -170,7 +182,8 @@ const listener = new Listener(
   },
   (error) => {
     find("listen").ariaPressed = "false";
-    if (error) showMessage(error === "not-allowed" ? "The microphone was refused." : `Voice doesn't work here: ${error}.`);
+    if (error === "not-allowed") showMessage("The microphone was refused.");
+    else if (error) showMessage(`Voice doesn't work here: ${error}.`);
   },
 );
 
@@ -213,8 +226,9 @@ function showKind() {
 }
 
 async function listCameras(current) {
-  const options = (await cameras()).map(({ deviceId, label }) => new Option(label, deviceId, false, deviceId === current));
-  find("camera").replaceChildren(...options);
+  const found = await cameras();
+  find("camera").replaceChildren(...found.map(({ deviceId, label }) => new Option(label, deviceId)));
+  find("camera").value = current;
   showKind();
 }
 
@@ -285,7 +299,9 @@ find("speak-choice").hidden = !canSpeak;
 find("token").value = sessionStorage.getItem(TOKEN) ?? "";
 find("token").onchange = ({ target }) => sessionStorage.setItem(TOKEN, target.value.trim());
 find("show-help").onclick = () => find("help").showModal();
-for (const button of document.querySelectorAll("dialog .close")) button.onclick = () => button.closest("dialog").close();
+for (const button of document.querySelectorAll("dialog .close")) {
+  button.onclick = () => button.closest("dialog").close();
+}
 for (const button of exportButtons) button.onclick = () => save(button.dataset.format);
 find("video").ontimeupdate = () => {
   find("clock").hidden = !live?.source.patient;
@@ -301,8 +317,9 @@ const KEYS = {
 };
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && event.target === find("question")) return find("question").blur();
-  const typing = event.target.closest("input:not([type=radio], [type=checkbox], [type=range]), textarea, select, dialog");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || !find("keys-on").checked) return;
+  const typing = "input:not([type=radio], [type=checkbox], [type=range]), textarea, select, dialog";
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(typing)) return;
+  if (!find("keys-on").checked) return;
   const action = KEYS[event.key.toLowerCase()];
   if (action) {
     event.preventDefault();
@@ -310,8 +327,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// A page that goes away gives its place back.
+// A page that goes away gives its place back; one that comes back from the browser's memory has none.
 addEventListener("pagehide", () => live && state !== "idle" && live.stream.end());
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
 
 showKind();
 changeThreshold();

@@ -18,7 +18,7 @@ export async function openCamera(video, deviceId) {
   const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: { ideal: "environment" } };
   let media;
   try {
-    media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, ...which }, audio: false });
+    media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, ...which } });
   } catch (error) {
     throw new SourceError(REASONS[error.name] ?? TAKEN);
   }

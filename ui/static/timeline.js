@@ -7,7 +7,7 @@ const SPOKEN = 5; // latest texts, for screen readers
 export class Timeline {
   #list; #scroll; #nothing; #newest; #spoken; #large;
   #moments = new Map(); // by id
-  #follows = true; // whoever reads the newest goes on reading the newest; whoever has scrolled back is left in peace
+  #follows = true; // to the newest; who has scrolled back is left there
   #inOrder = null; // the moment that Tab leads to; arrows lead to the others
 
   constructor() {
@@ -121,7 +121,8 @@ class Moment {
   text = "";
   button = element("button", "thumb");
 
-  #time = element("time"); #question = element("p", "question"); #text = element("p", "text"); #image = element("img");
+  #time = element("time"); #question = element("p", "question"); #text = element("p", "text");
+  #image = element("img");
 
   constructor(kind, onopen) {
     this.item = element("li", `moment ${kind}`);
