@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +56,10 @@ def write_camera(clip: Path, target: Path, seconds: float) -> Path:
 
 
 class Network:
-    """A port in front of another: it forwards what comes, until it is told to be silent or to be gone."""
+    """A port in front of another: it forwards what comes, until it is told to be silent, slow or gone."""
+
+    bytes_per_second: float = math.inf
+    """From the client to the server."""
 
     def __init__(self, port: int) -> None:
         self._behind = port
@@ -95,13 +100,15 @@ class Network:
                 self._flowing.wait()
                 server = socket.create_connection(("127.0.0.1", self._behind))
                 self._open |= {client, server}
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
+                for source, target, slows in ((client, server, True), (server, client, False)):
+                    threading.Thread(target=self._forward, args=(source, target, slows), daemon=True).start()
 
-    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, slows: bool) -> None:
         with suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(4096):
                 self._flowing.wait()
+                if slows:
+                    time.sleep(len(data) / self.bytes_per_second)
                 target.sendall(data)
         for end in (source, target):
             with suppress(OSError):

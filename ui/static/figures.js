@@ -15,7 +15,8 @@ export class Figures {
       this.#show("latency", pusher.latency, duration);
       this.#show("dropped", pusher.leftOut, String);
       if (stream.connected) {
-        const { cache } = await server.figures(stream.sessionId).catch(() => ({}));
+        const { cache, figures } = await server.figures(stream.sessionId).catch(() => ({}));
+        if (figures) pusher.serverLatency = figures.latency_median_ms ?? Infinity;
         if (cache && this.#timer !== null) this.#showCache(cache);
       }
       if (this.#timer !== null) this.#timer = setTimeout(look, EVERY_MS);

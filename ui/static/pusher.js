@@ -5,18 +5,21 @@ const FIRST_SIDE = 2;
 const QUALITY = 0.85;
 const MOST_ON_THE_WAY = 2; // pictures; more would only wait, and make what is said come late
 const PATIENT_ON_THE_WAY = 6; // of a source that can be held: nothing is lost and nobody waits for it
-const GROW_AFTER = 20; // pictures that the network took without a backlog
+const SLOW_MS = 400; // on the network; pictures become smaller above it,
+const GROW_AFTER = 20; // and larger after so many below it
+const JUDGED = 3; // pictures, latest
 const KEPT = 64; // pictures, newest: what is said of one comes within seconds
 const LATENCIES = 20;
 const RATE_SECONDS = 10;
 
 export class Pusher {
   leftOut = 0; // pictures, because there was no room, here or on the server
+  serverLatency = Infinity; // ms, once the server tells: the rest is the network's
 
   #stream; #source; #fps;
   #canvas = document.createElement("canvas");
   #stopped = false;
-  #side = FIRST_SIDE; #smooth = 0;
+  #side = FIRST_SIDE; #network = []; // ms, of pictures of this side
   #pictures = new Map(); // by sequence
   #onTheWay = new Map(); // sequence -> when sent [ms]
   #latencies = []; // ms
@@ -69,8 +72,7 @@ export class Pusher {
 
   // From a picture's leaving to its being read, the median of the latest [ms]; null before the first.
   get latency() {
-    const sorted = [...this.#latencies].sort((a, b) => a - b);
-    return sorted.length ? sorted[sorted.length >> 1] : null;
+    return this.#latencies.length ? median(this.#latencies) : null;
   }
 
   // Pictures read a second, of late.
@@ -90,7 +92,6 @@ export class Pusher {
   async #push() {
     const { video, time } = this.#source;
     if (!video.videoWidth) return;
-    this.#fit();
     const scale = Math.min(1, SIDES[this.#side] / Math.max(video.videoWidth, video.videoHeight));
     this.#canvas.width = Math.round(video.videoWidth * scale);
     this.#canvas.height = Math.round(video.videoHeight * scale);
@@ -107,15 +108,13 @@ export class Pusher {
     if (this.#pictures.size > KEPT) this.#pictures.delete(this.#pictures.keys().next().value);
   }
 
-  // Smaller pictures while the network is behind, larger ones once it keeps up.
+  // Smaller pictures where the network is slow, larger ones once it isn't any more.
   #fit() {
-    if (this.#stream.backlog > 0) {
-      this.#side = Math.max(0, this.#side - 1);
-      this.#smooth = 0;
-    } else if (++this.#smooth >= GROW_AFTER) {
-      this.#side = Math.min(SIDES.length - 1, this.#side + 1);
-      this.#smooth = 0;
-    }
+    const latest = this.#network.slice(-JUDGED);
+    const slow = latest.length === JUDGED && median(latest) > SLOW_MS;
+    if (!slow && this.#network.length < GROW_AFTER) return;
+    this.#side = Math.min(Math.max(this.#side + (slow ? -1 : 1), 0), SIDES.length - 1);
+    this.#network = [];
   }
 
   #done({ sequence, read = 0, dropped = 0 }) {
@@ -125,10 +124,17 @@ export class Pusher {
     for (const [sent, when] of this.#onTheWay) {
       if (sent > sequence) break;
       this.#onTheWay.delete(sent);
-      if (read) this.#latencies.push(now - when);
+      if (!read) continue;
+      this.#latencies.push(now - when);
+      this.#network.push(now - when - this.serverLatency);
+      this.#fit();
     }
     this.#latencies.splice(0, this.#latencies.length - LATENCIES);
   }
+}
+
+function median(numbers) {
+  return [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
 }
 
 function sleep(seconds) {

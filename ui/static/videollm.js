@@ -65,11 +65,6 @@ export class VideoLLM extends EventTarget {
     return this.#socket?.readyState === WebSocket.OPEN && this.sessionId !== null;
   }
 
-  // How many bytes the network has not taken yet.
-  get backlog() {
-    return this.#socket?.bufferedAmount ?? 0;
-  }
-
   // Send a picture (a Blob of type image/jpeg, image/png or image/webp), taken at `time` seconds on a clock that
   // never runs backward; its sequence number, or null where there is no connection.
   async send(blob, time = performance.now() / 1000) {
