@@ -51,6 +51,7 @@ class Running:
         self.app = app
         self.server = server
         self.sessions = app.state.sessions
+        self.port = settings.port
         self.address = f"ws://127.0.0.1:{settings.port}"
         self.http = f"http://127.0.0.1:{settings.port}"
 

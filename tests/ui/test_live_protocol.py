@@ -6,10 +6,12 @@ import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from conftest import small_model
@@ -21,6 +23,7 @@ from stream.frames import Frame
 from stream.session import Session
 from ui import connection, outbox, serving
 from ui.decoding import decode
+from ui.inbox import FRAMES
 from ui.protocol import EncodedFrame, FrameFormat
 from videollm import VideoLLM
 
@@ -285,6 +288,27 @@ def test_a_slow_reader_is_bounded_and_comes_back(model: VideoLLM, monkeypatch: p
         assert [event["sequence"] for event in said] == list(range(read))
 
 
+@pytest.mark.slow
+def test_a_socket_that_nobody_reads_is_cut_off(model: VideoLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "PATIENCE_SECONDS", 0.5)
+    with running(model) as server, server.start(**SILENT) as other, socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        narrow.connect(("127.0.0.1", server.port))
+        with server.connect(sock=narrow, max_queue=1) as deaf:
+            deaf.say("session.start")
+            live = server.sessions.get(deaf.hear("session.started")["session_id"])
+            most = 0
+            with suppress(ConnectionClosed):
+                for _ in range(400_000):  # errors come back until the way is full
+                    deaf.socket.send(b"VF")
+                    most = max(most, len(live.outbox._unsent))
+            until(lambda: server.sessions.state(live) == "parked")
+        assert most <= outbox.MOST_PASSING
+        other.send(0, 0)
+        assert other.hear("frame.ack")["read"] == 1
+        other.end()
+
+
 # Resuming
 
 
@@ -426,7 +450,7 @@ def test_sigterm_drains(tmp_path_factory: pytest.TempPathFactory, tiny: VideoLLM
             assert address
             with Client(address[0]) as client:
                 client.say("session.start", **SPEAKS)
-                for index in range(8):
+                for index in range(FRAMES):
                     client.send(index, index)
                 client.hear("narration")
                 process.send_signal(signal.SIGTERM)
@@ -437,8 +461,8 @@ def test_sigterm_drains(tmp_path_factory: pytest.TempPathFactory, tiny: VideoLLM
     ended = client.heard[-1]
     assert (ended["type"], ended["reason"]) == ("session.ended", "server.shutdown")
     assert client.code == 1001
-    assert ended["figures"]["frames_read"] == 8
-    assert len(of_type(client.heard, "narration")) == 8
+    assert ended["figures"]["frames_read"] == FRAMES
+    assert len(of_type(client.heard, "narration")) == FRAMES
     assert process.returncode == 128 + signal.SIGTERM
 
 
