@@ -113,6 +113,8 @@ class EngineThread:
             self._wake.clear()
             while self._calls:
                 action, future = self._calls.popleft()
+                if not future.set_running_or_notify_cancel():
+                    continue
                 try:
                     future.set_result(action())
                 except Exception as error:

@@ -32,7 +32,7 @@ export class VideoLLM extends EventTarget {
   figures = null; // once the session has ended
   sent = 0; // frames
 
-  #url; #settings; #patienceMs; #silenceMs;
+  #url; #settings; #patienceMs;
   #socket = null;
   #resumeToken = null; #lastEventId = 0;
   #sequence = -1; #asked = 0; #questions = new Map();
@@ -40,13 +40,12 @@ export class VideoLLM extends EventTarget {
   #starting = null;
 
   // `settings`: fps, threshold, prompt, events and token of session.start.
-  constructor({ url = null, patienceMs = 60_000, silenceMs = SILENCE_MS, ...settings } = {}) {
+  constructor({ url = null, patienceMs = 60_000, ...settings } = {}) {
     super();
     const scheme = globalThis.location?.protocol === "https:" ? "wss:" : "ws:";
     this.#url = url ?? `${scheme}//${location.host}/v1/stream`;
     this.#settings = settings;
     this.#patienceMs = patienceMs;
-    this.#silenceMs = silenceMs;
   }
 
   // Resolves once the session has begun; rejects with RefusedError.
@@ -152,7 +151,7 @@ export class VideoLLM extends EventTarget {
   }
 
   #expectWord() {
-    this.#silence ??= setTimeout(() => this.#lose(this.#socket), this.#silenceMs);
+    this.#silence ??= setTimeout(() => this.#lose(this.#socket), SILENCE_MS);
   }
 
   #heardSomething() {
@@ -239,7 +238,9 @@ export class VideoLLM extends EventTarget {
   }
 
   #say(message) {
-    if (this.connected) this.#socket.send(JSON.stringify(message));
+    if (!this.connected) return;
+    this.#socket.send(JSON.stringify(message));
+    if (message.type !== "session.update") this.#expectWord(); // all others are answered
   }
 
   #dispatch(type, detail) {
