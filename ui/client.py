@@ -87,6 +87,7 @@ class Stream:
         self._ending = False
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._socket: ClientConnection | None = None
+        self._connected = False  # and the session has begun or goes on
         self._error: Exception | None = None
         self._changed = asyncio.Condition()
 
@@ -118,10 +119,12 @@ class Stream:
     async def update(self, **settings: Any) -> None:
         """Change `fps`, `threshold` or `events`."""
         self._settings |= settings
+        await self._until(lambda: self._connected)
         await self._say({"type": "session.update"} | settings)
 
     async def reset(self) -> None:
         """Forget the stream; the next frame begins a new one."""
+        await self._until(lambda: self._connected)
         await self._say({"type": "session.reset"})
 
     async def end(self) -> dict[str, Any]:
@@ -191,6 +194,7 @@ class Stream:
                     await self._hear(json.loads(message))
         finally:
             self._socket = None
+            self._connected = False
             self.credits = 0
 
     async def _start(self, socket: ClientConnection) -> None:
@@ -207,6 +211,7 @@ class Stream:
             case "session.started":
                 self._resume_token, self.limits = event["resume_token"], event["limits"]
                 self.session_id, self.credits = event["session_id"], event["credits"]
+                self._connected = True
                 await self._say_again()
             case "frame.ack":
                 self.credits += event["credits"]

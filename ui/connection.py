@@ -69,8 +69,8 @@ class Connections:
     async def serve(self, websocket: WebSocket) -> None:
         """From the handshake to the end of the connection."""
         offered = websocket.scope["subprotocols"]
-        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
         try:
+            await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
             start = await self._start(websocket)
             if start.resume_token is None:
                 session = await self._sessions.open(start)
@@ -182,6 +182,7 @@ class _Connection:
         session = self._session
         while True:
             message = await _receive(self._websocket)
+            await asyncio.sleep(0)  # one that sends without a pause doesn't have the loop for itself
             if isinstance(message, bytes):
                 session.receive_frame(message)
                 continue
@@ -215,9 +216,9 @@ class _Connection:
                 if isinstance(message, SessionEnded):
                     await self._websocket.close(_ENDS[message.reason])
                     return
-                if outbox.has_fallen_behind:
-                    reason = "too many events lie unread; read faster and resume the session"
-                    raise ProtocolError(ErrorCode.READER_SLOW, reason)
+            if outbox.has_fallen_behind:
+                reason = "too many events lie unread; read faster and resume the session"
+                raise ProtocolError(ErrorCode.READER_SLOW, reason)
 
     async def _send(self, message: ServerMessage) -> None:
         await self._websocket.send_text(_encoder.encode(message).decode())

@@ -109,13 +109,11 @@ class LiveSession(Stream):
         if question.id in self._known_questions or self._end_reason is not None:
             return
         if not question.text.strip():
-            self._object(ErrorCode.QUESTION_INVALID, "the question is empty", question.id)
+            self.object(ErrorCode.QUESTION_INVALID, "the question is empty", question.id)
         elif self._inbox.put_question(question):
             self._known_questions.append(question.id)
         else:
-            self._object(
-                ErrorCode.QUESTION_TOO_MANY, "wait for the answers to earlier questions", question.id
-            )
+            self.object(ErrorCode.QUESTION_TOO_MANY, "wait for the answers to earlier questions", question.id)
 
     def update(self, wanted: SessionUpdate) -> None:
         if wanted.fps is not UNSET and wanted.fps != self._fps:
@@ -194,7 +192,7 @@ class LiveSession(Stream):
                     try:
                         session.ask(waiting.text)
                     except ValueError as error:
-                        self._object(ErrorCode.QUESTION_INVALID, str(error), waiting.id)
+                        self.object(ErrorCode.QUESTION_INVALID, str(error), waiting.id)
                         continue
                     self._asked = waiting
                     session.on_text = lambda text: self._tell_answer(waiting.id, session.time, text)
@@ -308,13 +306,10 @@ class LiveSession(Stream):
         self.outbox.tell(ServerError(UNNUMBERED, error.code, str(error), sequence=error.sequence))
         self._done([self.last_sequence or 0 if error.sequence is None else error.sequence], "refused")
 
-    def _object(self, code: ErrorCode, message: str, id: str | None = None) -> None:
+    def object(self, code: ErrorCode, message: str, id: str | None = None) -> None:
+        """Tell the client that a message of its, or the question of that id, is not taken."""
         self._metrics.errors.labels(code).inc()
         self.outbox.tell(ServerError(UNNUMBERED, code, message, id=id))
-
-    def object(self, code: ErrorCode, message: str) -> None:
-        """Tell the client that a message of its is not taken."""
-        self._object(code, message)
 
 
 def _narration_id(sequence: int) -> str:

@@ -34,7 +34,8 @@ UNNUMBERED = 0
 
 class Outbox:
     """Messages are numbered as they come and sent in that order. What a slow reader leaves lying is bounded:
-    passing messages are left out, acks merged, and with `MOST_LASTING` others it has fallen behind.
+    passing messages are left out, acks merged, and with `MOST_LASTING` others it has fallen behind: its
+    connection gets nothing more.
 
     Filled on any thread, emptied on the event loop's.
     """
@@ -51,6 +52,8 @@ class Outbox:
         self._room = MOST_LASTING
         self._ack: FrameAck | None = None
         self._wake: Callable[[], None] | None = None  # of the connection, where there is one
+        self.has_fallen_behind = False
+        """Whether the client left too much lying."""
 
     def attach(self, wake: Callable[[], None], last_event_id: int) -> bool:
         """A connection begins to take messages, those after `last_event_id` first; whether some of them are
@@ -61,6 +64,7 @@ class Outbox:
             self._room = len(self._unsent) + MOST_LASTING
             self._ack = None
             self._wake = wake
+            self.has_fallen_behind = False
             return self._gone_id > last_event_id
 
     def detach(self) -> None:
@@ -86,18 +90,23 @@ class Outbox:
             if len(self._kept) == KEPT:
                 self._gone_id = self._kept[0].event_id
             self._kept.append(numbered)
-            if self._wake is not None and self._is_wanted(numbered):
-                self._unsent.append(numbered)
-                self._wake()
+            if not self._is_heard or not self._is_wanted(numbered):
+                return
+            self._unsent.append(numbered)
+            if len(self._unsent) > self._room:
+                self.has_fallen_behind = True
+                self._unsent.clear()  # they are kept
+                self._ack = None
+            self._notify()
 
     def tell(self, message: Passing) -> None:
         """Send a message unless nobody listens or much lies unsent already."""
         with self._lock:
-            if self._wake is None or len(self._unsent) >= MOST_PASSING or not self._is_wanted(message):
+            if not self._is_heard or len(self._unsent) >= MOST_PASSING or not self._is_wanted(message):
                 return
             self._latest_id += 1
             self._unsent.append(replace(message, event_id=self._latest_id))
-            self._wake()
+            self._notify()
 
     def acknowledge(
         self, sequence: int, *, read: int = 0, skipped: int = 0, dropped: int = 0, refused: int = 0
@@ -108,14 +117,9 @@ class Outbox:
         )
         with self._lock:
             self.totals = _merged(self.totals, ack)
-            if self._wake is not None:
+            if self._is_heard:
                 self._ack = ack if self._ack is None else _merged(self._ack, ack)
-                self._wake()
-
-    @property
-    def has_fallen_behind(self) -> bool:
-        """Whether the client left too much lying."""
-        return len(self._unsent) > self._room
+                self._notify()
 
     def take(self) -> ServerMessage | None:
         """The next message to send."""
@@ -126,6 +130,15 @@ class Outbox:
         """What is kept, oldest first."""
         with self._lock:
             return list(self._kept)
+
+    @property
+    def _is_heard(self) -> bool:
+        """Whether there is a connection that keeps up."""
+        return self._wake is not None and not self.has_fallen_behind
+
+    def _notify(self) -> None:
+        if self._wake is not None:
+            self._wake()
 
     def _take_ack(self) -> FrameAck | None:
         if self._ack is None:

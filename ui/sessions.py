@@ -82,11 +82,15 @@ class Sessions:
         except ValueError as error:
             self._seated.discard(stream)
             raise ProtocolError(ErrorCode.PROMPT_TOO_LONG, str(error)) from error
+        except asyncio.CancelledError:
+            self._seated.discard(stream)
+            self.engine.leave(stream)  # whether it has joined by now or not
+            raise
 
     async def unseat(self, stream: Stream) -> None:
         """Take a stream's slot away, whatever it is doing."""
-        await asyncio.wrap_future(self.engine.leave(stream))
         self._seated.discard(stream)
+        await asyncio.shield(asyncio.wrap_future(self.engine.leave(stream)))
 
     def resume(self, token: str) -> LiveSession:
         """The session of that token, which waits no more. Raises ProtocolError."""

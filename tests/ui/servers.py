@@ -40,6 +40,7 @@ def running(model: VideoLLM, **settings: Any) -> Iterator[Running]:
         try:
             until(lambda: server.started)
             yield Running(app, server, chosen)
+            assert app.state.sessions.engine.alive
         finally:
             server.should_exit = True
             thread.join(30)

@@ -80,8 +80,9 @@ class OutboxMachine(RuleBasedStateMachine):
     @invariant()
     def is_bounded(self) -> None:
         if hasattr(self, "outbox"):
-            lasting = [message for message in self.outbox._unsent if isinstance(message, Narration)]
-            assert len(self.outbox._unsent) - len(lasting) <= MOST_PASSING
+            assert len(self.outbox._unsent) <= self.outbox._room
+            passing = [message for message in self.outbox._unsent if isinstance(message, NarrationDelta)]
+            assert len(passing) <= MOST_PASSING
 
     @invariant()
     def nothing_said_is_lost_or_told_twice(self) -> None:
@@ -106,6 +107,12 @@ def test_an_outbox_tells_that_it_was_left_lying() -> None:
         assert not box.has_fallen_behind
         box.keep(Narration(0, "n", number, 0.0, 0.0, ""))
     assert box.has_fallen_behind
+    assert box.take() is None
+    box.attach(lambda: None, 0)
+    assert not box.has_fallen_behind
+    assert [message.event_id for message in iter(box.take, None) if message] == list(
+        range(1, MOST_LASTING + 2)
+    )
 
 
 def test_what_is_too_old_to_be_told_anew_is_told_to_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,22 @@ def test_after_a_break_it_goes_on_and_nothing_said_is_lost(server: Running) -> N
     asyncio.run(main())
 
 
+def test_a_reset_and_an_update_wait_for_the_connection(server: Running) -> None:
+    async def main() -> None:
+        async with connect(server.address, token="secret", threshold=0.0, fps=60) as stream:
+            await stream.send(jpeg(), 100)
+            cut_all(server)
+            await asyncio.sleep(0.05)
+            await stream.reset()
+            await stream.update(threshold=1.0)
+            await stream.send(jpeg(), 5)
+            await stream.end()
+            said = [event async for event in stream if event["type"] == "narration"]
+            assert [event["start"] for event in said] == [0.0]
+
+    asyncio.run(main())
+
+
 def test_where_the_session_is_gone_a_new_one_begins(model: VideoLLM) -> None:
     async def main(server: Running) -> None:
         async with connect(server.address, **SPEAKS) as stream:
