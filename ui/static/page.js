@@ -11,7 +11,7 @@ import { Listener, canListen, canSpeak, speak } from "./voice.js";
 const FPS = 2; // pictures a second: what the model was trained with
 const TOKEN = "videollm.token"; // its name in the session's storage
 const CAPTION_MS = 6000;
-const EXPORTS = { srt: "srt", md: "md", jsonl: "jsonl" }; // format -> file's ending
+const FORMATS = ["srt", "md", "jsonl"]; // of the exports, and their files' endings
 
 const find = (id) => document.getElementById(id);
 const exportButtons = document.querySelectorAll("#exports button");
@@ -80,9 +80,7 @@ async function stop() {
     if (!connected) return stream.close();
     await stream.end();
     // The server forgets a session soon after its end: what may be saved is fetched now.
-    const formats = Object.keys(EXPORTS);
-    const fetched = await Promise.all(formats.map((format) => server.file(stream.sessionId, format)));
-    formats.forEach((format, index) => (files[format] = fetched[index]));
+    await Promise.all(FORMATS.map(async (format) => (files[format] = await server.file(stream.sessionId, format))));
   } catch (error) {
     refuse(error);
   } finally {
@@ -127,7 +125,9 @@ function listenTo(stream) {
     timeline.say(id, "answer", start, text, live?.pusher.picture(sequence));
     if (find("speak").checked) speak(text);
   });
-  on("notice", ({ event_id: id, start, text }) => timeline.say(`notice ${id}`, "notice", start, text));
+  on("notice", ({ event_id: id, start, text }) => {
+    timeline.say(`notice ${id} of ${stream.sessionId}`, "notice", start, text); // another session counts anew
+  });
 }
 
 function giveUp(error) {
@@ -205,7 +205,7 @@ async function save(format) {
   }
   const link = document.createElement("a");
   link.href = URL.createObjectURL(file);
-  link.download = `videollm-${stream.sessionId}.${EXPORTS[format]}`;
+  link.download = `videollm-${stream.sessionId}.${format}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
