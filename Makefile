@@ -26,10 +26,16 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## narrate the sample clip, ask it one question, leave the results in out/
 	$(BIN)/videollm demo --out out
 
-test: $(READY)  ## the tests
+# The browser that the page's tests click in. Where it can't be brought, they are left out, and pytest says so.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium; } || true
+
+test: $(READY) browser  ## the tests
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
-test-all: $(READY)  ## the tests, slow ones too
+test-all: $(READY) browser  ## the tests, slow ones too
 	$(BIN)/python -m pytest -m 'not gpu'
 
 check: $(READY)  ## format, lint, types

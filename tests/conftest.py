@@ -27,6 +27,19 @@ from videollm.configuration import DepthConfig
 from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
 
+NO_CHROMIUM = "Chromium is not installed"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was left out for want of a browser stands among the last lines, where it is seen."""
+    skipped = terminalreporter.getreports("skipped")
+    if left_out := sum(NO_CHROMIUM in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(
+            f"LEFT OUT: {left_out} tests of the page in a browser. {NO_CHROMIUM}: apt install chromium",
+            yellow=True,
+        )
+
+
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 FAMILIES = {"llama": LlamaConfig, "qwen3": Qwen3Config, "mistral": MistralConfig}

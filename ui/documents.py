@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from stream.export import FORMATS
 from ui import protocol
 from ui.chat import ChatRequest
-from ui.http_api import MEDIA_TYPES, SessionInfo, SessionList, Status
+from ui.http_api import MEDIA_TYPES, SessionDetails, SessionList, Status
 from ui.responses import Failed
 
 _CLIENT = (
@@ -57,7 +57,7 @@ def routes(model: str) -> list[BaseRoute]:
 
 def openapi(model: str) -> dict[str, Any]:
     """The HTTP API of a server of that model, OpenAPI 3.1."""
-    shapes = (SessionList, SessionInfo, Status, Failed, ChatRequest)
+    shapes = (SessionList, SessionDetails, Status, Failed, ChatRequest)
     _, schemas = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
     schemas["ChatRequest"]["properties"]["model"] = {"const": model}
     schemas |= {"Models": _listed(), "ChatCompletion": _completion()}
@@ -94,7 +94,7 @@ def openapi(model: str) -> dict[str, Any]:
             "/v1/sessions": {"get": _get("list_sessions", "All sessions.", "SessionList", "401") | guarded},
             "/v1/sessions/{id}": {
                 "parameters": [session],
-                "get": _get("show_session", "A session's figures.", "SessionInfo", "401", "404") | guarded,
+                "get": _get("show_session", "A session's figures.", "SessionDetails", "401", "404") | guarded,
             },
             "/v1/sessions/{id}/events": {
                 "parameters": [session, format],

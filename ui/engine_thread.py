@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from stream.engine import Engine, Script
 from stream.frames import Event
 from stream.session import Session
+from ui.protocol import CacheFigures
 
 MOST_TOGETHER = 4
+T = TypeVar("T")
 log = logging.getLogger("videollm")
 
 
@@ -81,8 +83,12 @@ class EngineThread:
         """Take a stream's slot away, whatever it is doing."""
         return self._call(lambda: self._leave(stream))
 
-    def _call(self, action: Callable[[], None]) -> Future[None]:
-        future: Future[None] = Future()
+    def cache_figures(self, stream: Stream) -> Future[CacheFigures | None]:
+        """What the cache holds of a stream; None once it has no slot."""
+        return self._call(lambda: self._cache_figures(stream))
+
+    def _call(self, action: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
         self._calls.append((action, future))
         self._wake.set()
         return future
@@ -95,6 +101,13 @@ class EngineThread:
             self._running.pop(session.slot, None)
             self.engine.leave(session.slot)
 
+    def _cache_figures(self, stream: Stream) -> CacheFigures | None:
+        if (session := self._seats.get(stream)) is None:
+            return None
+        cache, slot = self.engine.cache, session.slot
+        kept = cache.lengths[:, slot].tolist()  # [layers]
+        return CacheFigures(cache.seen[slot], cache.capacity, cache.nbytes(slot), kept)
+
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
@@ -103,11 +116,9 @@ class EngineThread:
                 if not future.set_running_or_notify_cancel():
                     continue
                 try:
-                    action()
+                    future.set_result(action())
                 except Exception as error:
                     future.set_exception(error)
-                else:
-                    future.set_result(None)
             if not self._step():
                 self._wake.wait()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -15,7 +16,7 @@ from stream.frames import Event
 from ui.access import Access, guarded
 from ui.live_session import LiveSession
 from ui.outbox import Lasting
-from ui.protocol import Answer, Figures, Narration, Notice
+from ui.protocol import Answer, CacheFigures, Figures, Narration, Notice
 from ui.responses import answer, fail
 from ui.sessions import Sessions
 
@@ -34,6 +35,11 @@ class SessionInfo(Struct, frozen=True):
     """Seconds since 1970."""
     state: Literal["connected", "parked", "ended"]
     figures: Figures
+
+
+class SessionDetails(SessionInfo, frozen=True, omit_defaults=True):
+    cache: CacheFigures | None = None
+    """Absent once the session has ended."""
 
 
 class SessionList(Struct, frozen=True):
@@ -82,7 +88,10 @@ class HttpApi:
 
     async def show_session(self, request: Request) -> Response:
         session = self._sessions.get(request.path_params["id"])
-        return _no_session() if session is None else answer(self._info(session))
+        if session is None:
+            return _no_session()
+        cache = await asyncio.wrap_future(self._sessions.engine.cache_figures(session))
+        return answer(SessionDetails(**structs.asdict(self._info(session)), cache=cache))
 
     async def export(self, request: Request) -> Response:
         """What a session has said so far, in one of the export formats."""

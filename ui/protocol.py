@@ -250,6 +250,19 @@ class Figures(Struct, frozen=True):
     latency_p95_ms: float | None
 
 
+class CacheFigures(Struct, frozen=True):
+    """What the key-value cache holds of a session now."""
+
+    tokens: int
+    """Read so far, and not forgotten."""
+    capacity: int
+    """The most that are remembered."""
+    bytes: int
+    """That its keys and values fill, all layers together."""
+    kept: list[int]
+    """How many of them each decoder layer stores: a mixture-of-depths layer only those that ran in it."""
+
+
 class SessionEnded(ServerMessage, tag="session.ended", frozen=True):
     """The last message of a session."""
 

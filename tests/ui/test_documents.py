@@ -39,7 +39,7 @@ def get(server: Running, path: str) -> bytes:
 
 def test_every_route_is_in_the_document(server: Running) -> None:
     paths = {route.path for route in server.app.routes if isinstance(route, Route)}
-    assert paths - {"/openapi.json", "/asyncapi.json"} == set(openapi("tiny")["paths"])
+    assert paths - {"/", "/openapi.json", "/asyncapi.json"} == set(openapi("tiny")["paths"])
     assert json.loads(get(server, "/openapi.json")) == openapi("tiny")
 
 

@@ -499,3 +499,15 @@ def test_a_step_that_fails_ends_its_stream_and_no_other(
     healthy.send(0, 0)
     healthy.hear("narration")
     healthy.end()
+
+
+def test_a_question_to_the_engine_that_nobody_waits_for_does_no_harm(server: Running) -> None:
+    with server.start(**SPEAKS) as client:
+        (live,) = server.sessions.all()
+        thread = server.sessions.engine
+        for _ in range(100):
+            thread.cache_figures(live).cancel()
+        client.send(0, 0.0)
+        client.hear("narration")
+        figures = thread.cache_figures(live).result(20)
+        assert figures is not None and figures.tokens > 10

@@ -15,6 +15,7 @@ const HEADER_BYTES = 16;
 const FORMATS = { "image/jpeg": 1, "image/png": 2, "image/webp": 3 };
 const DELAYS_MS = [100, 5000]; // between attempts to connect, first and longest
 const MOST_BUFFERED_BYTES = 1 << 20;
+const SILENCE_MS = 15_000; // a connection that says nothing for so long, while a word is due, is lost
 const RETRIED = new Set(["reader.slow", "server.full", "server.shutdown", "server.error", "start.timeout"]);
 
 export class RefusedError extends Error {
@@ -35,7 +36,7 @@ export class VideoLLM extends EventTarget {
   #socket = null;
   #resumeToken = null; #lastEventId = 0;
   #sequence = -1; #asked = 0; #questions = new Map();
-  #ending = null; #error = null; #brokenSince = null; #delayMs = DELAYS_MS[0]; #timer = null;
+  #ending = null; #error = null; #brokenSince = null; #delayMs = DELAYS_MS[0]; #timer = null; #silence = null;
   #starting = null;
 
   // `settings`: fps, threshold, prompt, events and token of session.start.
@@ -83,13 +84,13 @@ export class VideoLLM extends EventTarget {
     message.set(picture, HEADER_BYTES);
     this.#socket.send(message);
     this.sent += 1;
+    this.#expectWord();
     return sequence;
   }
 
   // Ask about all that was sent; resolves with the answer's message, rejects with RefusedError.
-  ask(text) {
+  ask(text, id = `q${++this.#asked}`) {
     if (this.#error) return Promise.reject(this.#error);
-    const id = `q${++this.#asked}`;
     return new Promise((resolve, reject) => {
       this.#questions.set(id, { text, resolve, reject });
       this.#say({ type: "question", id, text });
@@ -121,6 +122,13 @@ export class VideoLLM extends EventTarget {
     this.#socket?.close(1000);
   }
 
+  // Give up a connection that has gone dead without a word.
+  #lose(socket) {
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+    this.#closed(null);
+  }
+
   #connect() {
     const socket = new WebSocket(this.#url, ["videollm.v1"]);
     socket.binaryType = "arraybuffer";
@@ -131,6 +139,7 @@ export class VideoLLM extends EventTarget {
       socket.send(JSON.stringify(start));
     };
     socket.onmessage = ({ data }) => {
+      this.#heardSomething();
       const message = JSON.parse(data);
       if (message.type === "error" && message.fatal) refusal = new RefusedError(message.code, message.message);
       else this.#hear(message);
@@ -138,9 +147,20 @@ export class VideoLLM extends EventTarget {
     };
     socket.onclose = () => this.#closed(refusal);
     this.#socket = socket;
+    this.#expectWord();
+  }
+
+  #expectWord() {
+    this.#silence ??= setTimeout(() => this.#lose(this.#socket), SILENCE_MS);
+  }
+
+  #heardSomething() {
+    clearTimeout(this.#silence);
+    this.#silence = null;
   }
 
   #closed(refusal) {
+    this.#heardSomething();
     this.credits = 0;
     this.#dispatch("disconnected", refusal);
     if (this.figures || this.#error) return;
@@ -218,7 +238,9 @@ export class VideoLLM extends EventTarget {
   }
 
   #say(message) {
-    if (this.connected) this.#socket.send(JSON.stringify(message));
+    if (!this.connected) return;
+    this.#socket.send(JSON.stringify(message));
+    if (message.type !== "session.update") this.#expectWord(); // all others are answered
   }
 
   #dispatch(type, detail) {

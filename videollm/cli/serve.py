@@ -45,7 +45,7 @@ def serve(
     model: options.Model = "pocket",
     device: options.Device = "auto",
 ) -> None:
-    """Serve live sessions over a WebSocket, and an API like OpenAI's.
+    """Serve a page for the browser, live sessions over a WebSocket, and an API like OpenAI's.
 
     \b
     Examples:
@@ -76,7 +76,9 @@ def serve(
 
             server = Server(create_app(loaded, model, settings), settings)
             address = settings.address(taken.getsockname()[1])
-            typer.echo(f"serving {model} on {address}/v1/stream (stop: Ctrl-C)", err=True)
+            page = address.replace("ws", "http", 1)
+            message = f"{model}: the page on {page}, the WebSocket on {address}/v1/stream (stop: Ctrl-C)"
+            typer.echo(f"serving {message}", err=True)
             server.run(sockets=[taken])
     except SettingsError as error:
         raise CommandError(str(error)) from error
