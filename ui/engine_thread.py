@@ -104,9 +104,8 @@ class EngineThread:
     def _cache_figures(self, stream: Stream) -> CacheFigures | None:
         if (session := self._seats.get(stream)) is None:
             return None
-        cache, slot = self.engine.cache, session.slot
-        kept = cache.lengths[:, slot].tolist()  # [layers]
-        return CacheFigures(cache.seen[slot], cache.capacity, cache.nbytes(slot), kept)
+        kept = self.engine.cache.lengths[:, session.slot].tolist()  # [layers]
+        return CacheFigures(session.seen_tokens, self.engine.context, session.cache_bytes, kept)
 
     def _run(self) -> None:
         while not self._stopping:
