@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from stream.session import Session
+    from videollm import VideoLLM
 
 # Frames are scaled down to this inside the decoder: enough for every vision tower and for contact sheets,
 # while a queue of 4K frames would hold hundreds of megabytes.
@@ -38,18 +39,14 @@ def refuse_namesake() -> None:
     )
 
 
-def load_session(
-    model: str, device: str, threshold: float | None = None, budget: str | None = None
-) -> Session:
-    """Load the model onto the device and begin a session; with a budget, tell the memory it takes. Raises
-    CheckpointError, CommandError and typer.BadParameter."""
+def load_model(model: str, device: str) -> VideoLLM:
+    """The model on the device, ready for inference. Raises CheckpointError, CommandError and
+    typer.BadParameter."""
     refuse_namesake()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
     from transformers.utils import logging
 
-    from stream.engine import Engine
-    from stream.session import Session
     from videollm import VideoLLM
     from videollm.inference import prepare_for_inference
 
@@ -59,13 +56,31 @@ def load_session(
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-        prepare_for_inference(loaded)
+        return prepare_for_inference(loaded)
+
+
+def load_session(
+    model: str, device: str, threshold: float | None = None, budget: str | None = None
+) -> Session:
+    """Load the model onto the device and begin a session; with a budget, shared out by the model's
+    calibration where it has one, tell the memory it takes. Raises CheckpointError, CommandError and
+    typer.BadParameter."""
+    loaded = load_model(model, device)
+    from stream.engine import Engine
+    from stream.session import Session
+    from videollm.budgets import build_budgets
+    from videollm.budgets.calibration import calibration_file, read_calibration
+
+    if budget is None:
+        return Session(loaded, threshold=threshold)
     try:
-        engine = Engine(loaded, budget=budget)
+        calibration = read_calibration(calibration_file(model))
+        engine = Engine(loaded, budget=build_budgets(loaded, budget, calibration=calibration))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--budget") from error
-    if engine.cache.evicts:
-        console.print(f"cache: {engine.cache.nbytes / 2**20:.0f} MiB from beginning to end", style="dim")
+    shares = "the same in every layer" if calibration is None else f"by the calibration of {calibration.date}"
+    size = engine.cache.nbytes / 2**20
+    Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end, {shares}", style="dim")
     return Session(loaded, threshold=threshold, engine=engine)
 
 
