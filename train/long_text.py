@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import mean
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from videollm.budgets.calibration import Calibration
 from videollm.depth_lm import DepthLM
 from videollm.layer_budget import LayerBudgetCache
 
-PLACES = ("Paris", "Tokyo", "Cairo", "Lima", "Oslo")
+PLACES = ("Paris", "Tokyo", "Cairo", "Lima", "Oslo", "Rome", "Delhi", "Berlin")
 NEEDLE = "\n\nThe magic number of {place} is {number}.\n\n"
 QUESTION = "\n\nThe magic number of {place} is"
 MEASURED_EVERY = 512  # tokens of a calibration
@@ -25,12 +26,11 @@ MEASURED_EVERY = 512  # tokens of a calibration
 
 @dataclass(frozen=True)
 class Question:
-    """Asked at a document's end: which of the numbers that are hidden in it goes on with `ids`."""
+    """Asked at a document's end; what is hidden in it answers."""
 
     ids: list[int]
-    answers: list[list[int]]  # all numbers of the document
-    right: int  # which of them
-    depth: float  # where the needle is, a share of the text before the scored tokens
+    answer: list[int]
+    depth: float  # where that is, a share of the text before the scored tokens
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Score:
     """What a model made of documents."""
 
     perplexity: float
-    retrieved: float  # share of questions whose right number was the likeliest of the document's
-    exact: float  # share whose right number is what greedy decoding says
-    log_probability: float  # of the right number, mean per token
-    by_depth: dict[str, float]  # `retrieved` at each depth
+    exact: float  # share of questions whose whole answer is what greedy decoding says
+    digits: float  # share of the answers' tokens that are the likeliest behind the right ones before them
+    log_probability: float  # of an answer's token, mean
+    by_depth: dict[str, float]  # `exact` at each depth
 
 
 def documents(
@@ -81,10 +81,9 @@ def documents(
         for depth, needle in reversed(list(zip(depths, needles, strict=True))):
             at = int(depth * hay)
             body[at:at] = needle
-        answers = [tokens(f" {number}") for number in numbers]
         questions = [
-            Question(tokens(QUESTION.format(place=place)), answers, right, depths[right])
-            for right, place in enumerate(places)
+            Question(tokens(QUESTION.format(place=place)), tokens(f" {number}"), depth)
+            for place, number, depth in zip(places, numbers, depths, strict=True)
         ]
         made.append(Document(body, scored, questions))
     return made
@@ -114,24 +113,23 @@ def score(
     With `evict_once` the cache goes down to its budgets where the scored tokens begin, as compressors of
     prompts do; a headroom as long as the document keeps it from doing so before.
     """
-    losses, asked = [], []
+    losses: list[float] = []
+    answers: list[Answer] = []
     for document in made:
         cache = new_cache()
         losses += _read(model, document, cache, chunk, evict_once)
-        asked += [(question.depth, *_ask(model, question, cache)) for question in document.questions]
-    depths = sorted({depth for depth, *_ in asked})
-    return (
-        Score(
-            perplexity=math.exp(mean(losses)),
-            retrieved=mean(first for _, first, _, _ in asked),
-            exact=mean(exact for _, _, exact, _ in asked),
-            log_probability=mean(log for _, _, _, log in asked),
-            by_depth={
-                f"{depth:.0%}": mean(first for its, first, _, _ in asked if its == depth) for depth in depths
-            },
-        ),
-        cache,
+        answers += [_ask(model, question, cache) for question in document.questions]
+    depths: dict[float, list[bool]] = {}
+    for answer in answers:
+        depths.setdefault(answer.depth, []).append(answer.exact)
+    its = Score(
+        perplexity=math.exp(mean(losses)),
+        exact=mean(answer.exact for answer in answers),
+        digits=mean(answer.digits for answer in answers),
+        log_probability=mean(answer.log_probability for answer in answers),
+        by_depth={f"{depth:.0%}": mean(right) for depth, right in sorted(depths.items())},
     )
+    return its, cache
 
 
 def _read(
@@ -152,19 +150,24 @@ def _read(
     return losses
 
 
-def _ask(model: DepthLM, question: Question, cache: LayerBudgetCache) -> tuple[bool, bool, float]:
-    """Whether the right answer is the likeliest and what greedy decoding says, and its log-probability, mean
-    per token. What is asked is forgotten again."""
-    likelihoods, greedy = [], []
-    for answer in question.answers:
-        ids = [*question.ids, *answer]
-        ((_, logits),) = read_text(model, ids, cache, len(ids))
-        cache.rewind(0, len(ids))
-        saying = logits[len(question.ids) - 1 : -1].float().log_softmax(-1)  # [answer, vocabulary]
-        likelihoods.append(float(saying[range(len(answer)), answer].mean()))
-        greedy.append(saying.argmax(-1).tolist() == answer)
-    right = question.right
-    return likelihoods[right] == max(likelihoods), greedy[right], likelihoods[right]
+class Answer(NamedTuple):
+    """What a model made of a question; the names are those of `Score`."""
+
+    depth: float
+    exact: bool
+    digits: float
+    log_probability: float
+
+
+def _ask(model: DepthLM, question: Question, cache: LayerBudgetCache) -> Answer:
+    """What is asked is forgotten again."""
+    ids, answer = [*question.ids, *question.answer], torch.tensor(question.answer, device=model.device)
+    ((_, logits),) = read_text(model, ids, cache, len(ids), logits_to_keep=len(answer) + 1)
+    cache.rewind(0, len(ids))
+    saying = logits[:-1].float().log_softmax(-1)  # [answer, vocabulary]
+    right = saying.argmax(-1) == answer
+    likelihood = saying.gather(1, answer[:, None]).mean()
+    return Answer(question.depth, bool(right.all()), float(right.float().mean()), float(likelihood))
 
 
 def calibrate(

