@@ -60,7 +60,7 @@ def memory(
     with mixture-of-depths (top-k), with a budget of `budget` entries a layer, and with both.
 
     With both, layers that route get as much less of the budget as fewer tokens run there, so that they reach
-    back as far as the others.
+    back as far as the others. ValueError for a budget that the context doesn't allow.
     """
     layers = config.num_hidden_layers
     routed = set(TopKRouter.routed_layers(depth, layers))
@@ -69,6 +69,7 @@ def memory(
         stream.entries(hours, depth.ratio) if layer in routed else full for layer in range(layers)
     ]
     uniform = Budgets((budget,) * layers)
+    uniform.check(config.max_position_embeddings)
     shared = Budgets(tuple(max(uniform.least, round(budget * held / full)) for held in routed_entries))
     return {
         "full": growing_bytes(config, [full] * layers, dtype),

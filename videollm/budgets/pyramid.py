@@ -12,5 +12,6 @@ def pyramid(plan: Plan) -> tuple[int, ...]:
     the limits allow it, else less steeply; the sum is kept."""
     fall = plan.average - max(plan.least, plan.average / STEEPNESS)
     fall = min(fall, plan.most - plan.average)
-    depths = [2 * layer / max(1, plan.layers - 1) - 1 for layer in range(plan.layers)]  # -1 ... 1
-    return whole([plan.average - fall * depth for depth in depths], plan.total)
+    middle = (plan.layers - 1) / 2
+    step = fall / max(0.5, middle)
+    return whole([plan.average + step * (middle - layer) for layer in range(plan.layers)], plan.total)
