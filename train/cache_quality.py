@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from transformers import PreTrainedTokenizerBase
 
-from train import conversion
+from train.conversion import Texts
 from train.long_text import Document, calibrate, documents, score
 from train.results import Results
 from videollm.budgets import build_budgets
@@ -60,11 +60,10 @@ FULL_LOAD = Load(length=4096, documents=2, budgets=(0.05, 0.1, 0.2, 0.5), evict_
 
 
 def settings(
-    name: str, tokenizer: PreTrainedTokenizerBase, load: Load
+    name: str, tokenizer: PreTrainedTokenizerBase, texts: Texts, load: Load
 ) -> tuple[dict[str, Any], list[Document]]:
     """What the figures depend on, the documents' token ids among them, and the documents. ValueError where
     there is too little text for them."""
-    texts = conversion.Texts.of(tokenizer, conversion.packaged_text())
     made = documents(tokenizer, texts.held_out, load.length, load.documents, load.scored)
     facts = {"model": name, "length": load.length, "scored": load.scored, "chunk": CHUNK}
     return facts | {"evict_once": load.evict_once, "documents": [asdict(each) for each in made]}, made
@@ -72,8 +71,8 @@ def settings(
 
 def measure(
     model: DepthLM,
-    tokenizer: PreTrainedTokenizerBase,
     name: str,
+    texts: Texts,
     load: Load,
     made: list[Document],
     results: Results,
@@ -91,7 +90,7 @@ def measure(
         return results.rows[key]
 
     yield row(FULL, 1.0, FULL, lambda: LayerBudgetCache(model))
-    calibration = _calibration(model, tokenizer, name, load, results, told)
+    calibration = _calibration(model, name, texts, load, results, told)
     for budget in load.budgets:
         for way, (kind, policy) in WAYS.items():
             budgets = build_budgets(
@@ -112,20 +111,16 @@ def measure(
 
 
 def _calibration(
-    model: DepthLM,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    load: Load,
-    results: Results,
-    told: Callable[[str], None],
+    model: DepthLM, name: str, texts: Texts, load: Load, results: Results, told: Callable[[str], None]
 ) -> Calibration:
     """What layers need at a document's length, measured on text that isn't scored."""
     key = "calibration"
     if key not in results.rows:
-        texts = conversion.Texts.of(tokenizer, conversion.packaged_text())
         ids = texts.learned[: CALIBRATED_LENGTHS * load.length].tolist()
-        made = calibrate(
-            model, name, "Python's reference", ids, load.length, lambda read: told(f"{key}, {read}")
-        )
+
+        def read(tokens: int) -> None:
+            told(f"{key}, {tokens} of {len(ids)} tokens")
+
+        made = calibrate(model, name, "Python's reference", ids, load.length, read)
         results.add(key, msgspec.to_builtins(made))
     return msgspec.convert(results.rows[key], Calibration)

@@ -57,13 +57,14 @@ def cache(
         load = replace(load, length=length or load.length, evict_once=evict_once)
         try:
             loaded, tokenizer = conversion.load(model)
-            settings, documents = cache_quality.settings(model, tokenizer, load)
+            texts = conversion.Texts.of(tokenizer, conversion.packaged_text())
+            settings, documents = cache_quality.settings(model, tokenizer, texts, load)
             results = Results(json_file, settings, circumstances())
         except ValueError as error:
             raise CommandError(str(error)) from error
         loaded.to(device=pick_device(device))  # type: ignore[call-arg]
         lines = Lines(console, budget=6, way=24, perplexity=10, exact=5, digits=6, logprob=7, MiB=6)
-        for row in cache_quality.measure(loaded, tokenizer, model, load, documents, results, status.update):
+        for row in cache_quality.measure(loaded, model, texts, load, documents, results, status.update):
             lines.show(
                 f"{row['budget']:.0%}",
                 row["way"],
