@@ -284,7 +284,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 def machine(policy: EvictionPolicy) -> type:
     kind = type(f"{type(policy).__name__}Machine", (CacheMachine,), {"policy": policy})
-    kind.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+    kind.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
     return kind.TestCase
 
 
