@@ -169,8 +169,9 @@ class Trainer:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         weights, optimizer = get_state_dict(self.objective, self.optimizer.optimizer, options=options)
         if self.accelerator.is_main_process:
+            learned = {name: weights[name] for name in self.trained}  # a tied frozen weight may be among them
             partial = path.with_suffix(".part")
-            torch.save({"step": step, "weights": weights, "optimizer": optimizer}, partial)
+            torch.save({"step": step, "weights": learned, "optimizer": optimizer}, partial)
             partial.replace(path)
 
     def _resume(self, path: Path) -> int:

@@ -16,6 +16,7 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 from videollm.configuration import DepthConfig
+from videollm.places import FramePlaces
 from videollm.routers import Router, router_class
 from videollm.slab import Packing
 from videollm.varlen import PackedSequences
@@ -38,44 +39,43 @@ class MixtureOfDepthsLayer(nn.Module):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         past_key_values: Cache | None = None,
         position_ids: Tensor | None = None,
-        frame_index: Tensor | None = None,
+        frames: FramePlaces | None = None,
         router_losses: list[Tensor] | None = None,
         packing: Packing | PackedSequences | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """`frame_index` [frames, tokens] says where in the flattened [batch * sequence] each frame's tokens
-        lie; None where there is only text. Frames arrive whole. What a router adds to the loss of training is
+        """`frames` are None where there is only text. What a router adds to the loss of training is
         appended to `router_losses`. The mask of the dense layers doesn't fit here, because this layer's cache
         holds fewer tokens: it makes its own. Tokens of many streams or sequences, batch 1, come with their
         `packing`. Raises ValueError where rows of a batch keep different numbers of tokens."""
-        batch, sequence, dim = hidden_states.shape
+        batch, _, dim = hidden_states.shape
         if self.router.depth.routes == "all":
-            frame_index = torch.arange(batch * sequence, device=hidden_states.device).view(batch, sequence)
-        if frame_index is None:  # text alone: all of it runs
+            frames = _every_token(hidden_states)
+        if frames is None:  # text alone: all of it runs
             return self._run(hidden_states, position_embeddings, past_key_values, packing, **kwargs)
 
-        assert position_ids is not None
-        positions = position_ids.expand(batch, -1).flatten()[frame_index[:, 0]]  # [frames]
-        routing = self.router(hidden_states.flatten(0, 1)[frame_index], positions)
-        ones = hidden_states.new_ones(batch * sequence)
-        kept = ones.bool().index_put((frame_index,), routing.kept).view(batch, sequence)
-        passing = hidden_states
+        index = frames.index
+        flat = hidden_states.flatten(0, 1)  # [batch * sequence, dim]
+        positions = None
+        if self.router.positional and position_ids is not None:
+            positions = position_ids.expand(batch, -1).flatten()[index[:, 0]]  # [frames]
+        routing = self.router(flat.index_select(0, index.flatten()).view(*index.shape, dim), positions)
+        passing = flat
         if routing.skipped_gates is not None:
-            scales = torch.where(routing.kept, 1.0, routing.skipped_gates).to(ones.dtype)
-            passing = hidden_states * ones.index_put((frame_index,), scales).view(batch, sequence, 1)
+            scales = torch.where(routing.kept, 1.0, routing.skipped_gates).to(flat.dtype)
+            passing = flat * flat.new_ones(len(flat)).index_put((index,), scales)[:, None]
         if routing.loss is not None and router_losses is not None:
             router_losses.append(routing.loss)
 
-        frames, tokens = frame_index.shape
-        # [batch * running], of the flattened batch
-        rows = _places(kept.flatten(), None if routing.k is None else (tokens - routing.k) * frames)
-        if batch > 1 and kept.sum(1).unique().numel() > 1:
+        kept = frames.others.index_put((index,), routing.kept)  # [batch * sequence]
+        rows = _places(kept, None if routing.k is None else (index.shape[1] - routing.k) * len(index))
+        if batch > 1 and kept.view(batch, -1).sum(1).unique().numel() > 1:
             raise ValueError(
                 "rows of a batch keep different numbers of tokens; pack them into one row (sequence_lengths=)"
             )
         if len(rows) == 0:
-            return passing
-        running = hidden_states.flatten(0, 1)[rows].view(batch, -1, dim)
+            return passing.view_as(hidden_states)
+        running = flat.index_select(0, rows).view(batch, -1, dim)
         ran = self._run(
             running,
             _select_rotary(position_embeddings, rows, batch),
@@ -85,9 +85,9 @@ class MixtureOfDepthsLayer(nn.Module):
         )
         gates = self.router.gates(running)  # [batch, running]
         if gates is not None:
-            text = ones.bool().index_fill(0, frame_index.flatten(), False)[rows].view_as(gates)
-            ran = torch.lerp(running, ran, gates.masked_fill(text, 1)[..., None].to(ran.dtype))
-        return passing.flatten(0, 1).index_copy(0, rows, ran.flatten(0, 1)).view_as(passing)
+            gates = gates.masked_fill(frames.others.index_select(0, rows).view_as(gates), 1)
+            ran = torch.lerp(running, ran, gates[..., None].to(ran.dtype))
+        return passing.index_copy(0, rows, ran.flatten(0, 1)).view_as(hidden_states)
 
     def _run(
         self,
@@ -139,6 +139,13 @@ def convert(decoder: PreTrainedModel, depth: DepthConfig) -> PreTrainedModel:
     return decoder
 
 
+def _every_token(hidden_states: Tensor) -> FramePlaces:
+    """Each row of a batch [batch, sequence, dim] as if it were a frame."""
+    batch, sequence, _ = hidden_states.shape
+    index = torch.arange(batch * sequence, device=hidden_states.device)
+    return FramePlaces(index.view(batch, sequence), torch.zeros_like(index, dtype=torch.bool))
+
+
 def _places(kept: Tensor, skipped: int | None) -> Tensor:
     """Where `kept` [total] is true, ascending; a GPU isn't waited for where the number of others is known."""
     if skipped is None:
@@ -153,6 +160,7 @@ def _select_rotary(
     if embeddings is None:
         return None
     cos, sin = (
-        part.expand(batch, -1, -1).flatten(0, 1)[rows].view(batch, -1, part.shape[-1]) for part in embeddings
+        part.expand(batch, -1, -1).flatten(0, 1).index_select(0, rows).view(batch, -1, part.shape[-1])
+        for part in embeddings
     )
     return cos, sin

@@ -25,6 +25,7 @@ from videollm.configuration import DepthConfig, as_config
 from videollm.depth import MixtureOfDepthsLayer, convert
 from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import ATTENTION, decode
+from videollm.places import FramePlaces
 from videollm.routers import ScoringRouter
 from videollm.varlen import PackedSequences
 
@@ -96,7 +97,7 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        frame_index: Tensor | None = None,
+        frames: FramePlaces | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -107,10 +108,10 @@ class DepthLM(PreTrainedModel, GenerationMixin):
     ) -> MoeCausalLMOutputWithPast:
         """Next-token logits [batch, sequence, vocabulary] for `input_ids` [batch, sequence] or embeddings.
 
-        `frame_index` [frames, tokens] says where in the flattened [batch * sequence] frames lie. Sequences of
-        different lengths come packed, as one row without padding, and their `sequence_lengths`: each attends
-        to itself alone, and its positions begin at 0. Rows of a batch are of one length and need no mask, so
-        that `attention_mask` may be left out and must be all ones.
+        `frames` are None where there is only text. Sequences of different lengths come packed, as one row
+        without padding, and their `sequence_lengths`: each attends to itself alone, and its positions begin
+        at 0. Rows of a batch are of one length and need no mask, so that `attention_mask` may be left out and
+        must be all ones.
         `past_key_values` is a `StreamCache`, which grows with what is read and lets gradients pass, or a
         `LayerBudgetCache`, whose memory is fixed and whose rows may hold unequal numbers.
         `labels` [batch, sequence] are the tokens themselves where they are to be learned and -100 elsewhere
@@ -135,7 +136,7 @@ class DepthLM(PreTrainedModel, GenerationMixin):
             positions = torch.cat([torch.arange(length, device=device) for length in sequence_lengths])[None]
         router_losses: list[Tensor] = []
         if isinstance(past_key_values, LayerBudgetCache):
-            hidden = self._read_rows(inputs_embeds, frame_index, past_key_values)  # [batch, sequence, dim]
+            hidden = self._read_rows(inputs_embeds, frames, past_key_values)  # [batch, sequence, dim]
         else:
             hidden = self.model(
                 inputs_embeds=inputs_embeds,
@@ -143,7 +144,7 @@ class DepthLM(PreTrainedModel, GenerationMixin):
                 position_ids=positions,
                 past_key_values=past_key_values,
                 use_cache=past_key_values is not None,
-                frame_index=frame_index,
+                frames=frames,
                 router_losses=router_losses,
                 packing=packing,
             ).last_hidden_state  # [batch, sequence, dim]
@@ -169,17 +170,15 @@ class DepthLM(PreTrainedModel, GenerationMixin):
         )
 
     def _read_rows(
-        self, inputs_embeds: Tensor, frame_index: Tensor | None, cache: LayerBudgetCache
+        self, inputs_embeds: Tensor, frames: FramePlaces | None, cache: LayerBudgetCache
     ) -> Tensor:
         """[batch, sequence, dim] through the decoder, each row behind what its slot of the cache holds."""
         batch, sequence, _ = inputs_embeds.shape
         if batch != cache.slots:
             raise ValueError(f"a batch of {batch} needs a cache of as many slots, not of {cache.slots}")
         packed = inputs_embeds.flatten(0, 1)[None]  # [1, batch * sequence, dim]
-        text = torch.ones(batch * sequence, dtype=torch.bool, device=packed.device)
-        if frame_index is not None:
-            text[frame_index.flatten()] = False
-        hidden = decode(self, packed, frame_index, cache, [sequence] * batch, text)
+        text = torch.ones(batch * sequence, dtype=torch.bool) if frames is None else frames.others
+        hidden = decode(self, packed, frames, cache, [sequence] * batch, text.to(packed.device))
         return self.model.norm(hidden).view_as(inputs_embeds)
 
     def _packing(self, inputs_embeds: Tensor, lengths: Sequence[int], cache: Cache | None) -> PackedSequences:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from videollm.configuration import VideoLLMConfig
 from videollm.connector import build_connector
 from videollm.depth_lm import DepthLM
+from videollm.places import FramePlaces
 from videollm.vision import VisionTower, build_tower
 
 
@@ -75,8 +76,8 @@ class VideoLLM(DepthLM):
         """
         if frame_embeds is None and pixel_values is not None:
             frame_embeds = self.encode_frames(pixel_values)
-        inputs_embeds, frame_index = self.embed(input_ids, frame_embeds)
-        return super().forward(inputs_embeds=inputs_embeds, frame_index=frame_index, **kwargs)
+        inputs_embeds, frames = self.embed(input_ids, frame_embeds)
+        return super().forward(inputs_embeds=inputs_embeds, frames=frames, **kwargs)
 
     def is_text(self, input_ids: Tensor) -> Tensor:
         """Which tokens are words, not of a frame and not the interval behind one; shaped as `input_ids`."""
@@ -89,9 +90,10 @@ class VideoLLM(DepthLM):
             return -1
         return int(self.tokenizer(self.config.frame_interval, add_special_tokens=False)["input_ids"][0])
 
-    def embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Embeddings [batch, sequence, dim], and where in batch * sequence frames lie [frames, tokens]."""
-        places = (input_ids == self.config.frame_token_id).flatten().nonzero().squeeze(1)
+    def embed(self, input_ids: Tensor, frame_embeds: Tensor | None) -> tuple[Tensor, FramePlaces | None]:
+        """Embeddings [batch, sequence, dim], and where frames lie."""
+        inside = (input_ids == self.config.frame_token_id).flatten()
+        places = inside.nonzero().squeeze(1)
         tokens = self.config.tokens_per_frame
         frames = 0 if frame_embeds is None else frame_embeds.shape[0]
         if places.numel() != frames * tokens:
@@ -103,7 +105,7 @@ class VideoLLM(DepthLM):
         if frame_embeds is None or frames == 0:
             return embeds, None
         flat = embeds.flatten(0, 1).index_copy(0, places, frame_embeds.flatten(0, 1).to(embeds.dtype))
-        return flat.view_as(embeds), places.view(frames, tokens)
+        return flat.view_as(embeds), FramePlaces(places.view(frames, tokens), ~inside)
 
 
 AutoConfig.register("videollm", VideoLLMConfig)

@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from kernels.attend import attend
 from videollm.layer_budget import LayerBudgetCache
+from videollm.places import FramePlaces
 from videollm.slab import Packing
 from videollm.varlen import PackedSequences, sequence_attention
 
@@ -63,8 +64,8 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tenso
     ids = torch.tensor([[token for chunk in by_slot for token in chunk.ids]], device=device)  # [1, total]
     pixels = [chunk.pixels for chunk in by_slot if chunk.pixels is not None]
     frames = model.encode_frames(torch.cat(pixels).to(device)) if pixels else None
-    hidden, frame_index = model.embed(ids, frames)  # [1, total, dim]
-    hidden = decode(model, hidden, frame_index, cache, counts, model.is_text(ids[0]))
+    hidden, places = model.embed(ids, frames)  # [1, total, dim]
+    hidden = decode(model, hidden, places, cache, counts, model.is_text(ids[0]))
     starts = [0, *accumulate(counts)]
     rows = [starts[c.slot] + end - 1 for c in chunks for end in c.asked]
     return model.lm_head(model.model.norm(hidden[0, rows])).float()
@@ -73,7 +74,7 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tenso
 def decode(
     model: DepthLM,
     hidden: Tensor,
-    frame_index: Tensor | None,
+    frames: FramePlaces | None,
     cache: LayerBudgetCache,
     counts: list[int],
     text: Tensor,
@@ -96,7 +97,7 @@ def decode(
             attention_mask=None,
             position_ids=positions,
             position_embeddings=embeddings,
-            frame_index=frame_index,
+            frames=frames,
             packing=packing,
         )
     return hidden

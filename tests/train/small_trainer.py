@@ -29,7 +29,7 @@ GROUPS = [5, 4]
 def small_trainer(work: Path, router: str = "top_k", **options: object) -> Trainer:
     torch.manual_seed(0)
     config = VideoLLMConfig(
-        text_config=text_config(),
+        text_config=text_config(tie_word_embeddings=True),
         vision_config=vision_config(),
         connector_config=ConnectorConfig(kind="class_names", groups=GROUPS),
         depth_config=DepthConfig(router=router, ratio=0.3),
@@ -61,9 +61,8 @@ def noise(rng: np.random.Generator, count: int = 4, frame: int = 300) -> list[Se
 def weights(of: Trainer) -> dict[str, Tensor]:
     """What is trained, whole, wherever its parts lie."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    return {
-        name: weight.clone() for name, weight in get_model_state_dict(of.objective, options=options).items()
-    }
+    whole = get_model_state_dict(of.objective, options=options)  # on one process alone
+    return {name: whole[name].clone() for name in of.trained if whole}
 
 
 def main(router: str, out: Path) -> None:

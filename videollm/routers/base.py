@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Router(nn.Module):
     there are no frames, a row of the batch stands for one, and nothing is sure to run.
     """
 
+    positional: ClassVar[bool] = False
+
     def __init__(self, depth: DepthConfig, hidden_size: int, layer_idx: int, num_layers: int) -> None:
         super().__init__()
         self.depth = depth
@@ -48,9 +50,11 @@ class Router(nn.Module):
     def best(self, scores: Tensor, ratio: float) -> Routing:
         """Let the k = ceil(ratio n) best tokens of each frame run, by scores [frames, tokens]."""
         k = math.ceil(ratio * scores.shape[1])
-        ranked = scores.detach().masked_fill(self.always(scores.shape[1], scores.device), torch.inf)
+        ranked = scores.detach().clone()
+        if self.depth.routes == "frames":
+            ranked[:, -1] = torch.inf
         chosen = ranked.topk(k, dim=1).indices
-        return Routing(torch.zeros_like(ranked, dtype=torch.bool).scatter(1, chosen, True), k=k)
+        return Routing(torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, chosen, True), k=k)
 
     @classmethod
     def routed_layers(cls, depth: DepthConfig, num_layers: int) -> list[int]:
@@ -65,8 +69,9 @@ class Router(nn.Module):
         """
         return None
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
-        """Route frames, `hidden` [frames, tokens, dim], whose first tokens stand at `positions` [frames]."""
+    def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
+        """Route frames, `hidden` [frames, tokens, dim]; a positional router is told where their first tokens
+        stand in the stream, `positions` [frames]."""
         raise TypeError(f"{type(self).__name__} does not say which tokens run")
 
 

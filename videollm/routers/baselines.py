@@ -26,7 +26,7 @@ class FullRouter(Router):
 class SkippingRouter(Router):
     """Nothing runs but what always does."""
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
+    def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
         always = self.always(hidden.shape[1], hidden.device)
         return Routing(always.expand(hidden.shape[:2]), k=int(self.depth.routes == "frames"))
 
@@ -50,7 +50,7 @@ class LayerSkipRouter(SkippingRouter):
 class UniformRouter(Router):
     """k tokens of a frame run, evenly spaced up to the last."""
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
+    def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
         frames, tokens, _ = hidden.shape
         k = math.ceil(self.depth.ratio * tokens)
         kept = torch.zeros(frames, tokens, dtype=torch.bool, device=hidden.device)
@@ -64,7 +64,10 @@ class RandomRouter(Router):
     The chance is a hash of position and layer: a stream read in other chunks draws the same.
     """
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
+    positional = True
+
+    def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
+        assert positions is not None
         token = torch.arange(hidden.shape[1], device=hidden.device)
         drawn = _hash(_hash(positions[:, None] + token) + self.layer_idx)  # [frames, tokens]
         return self.best(drawn.double(), self.depth.ratio)

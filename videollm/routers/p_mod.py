@@ -20,7 +20,7 @@ class PModRouter(ScoringRouter):
     def routed_layers(cls, depth: DepthConfig, num_layers: int) -> list[int]:
         return [index for index in range(num_layers) if kept_share(index, num_layers) <= ROUTED_BELOW]
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
+    def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
         gates = self.gates(hidden)  # [frames, tokens], rising with the score
         return self.best(gates, kept_share(self.layer_idx, self.num_layers))._replace(skipped_gates=gates)
 

@@ -12,7 +12,7 @@ from videollm.routers.base import Routing, ScoringRouter
 class TopKRouter(ScoringRouter):
     """Top-k per frame; `depth.gate` says how the score scales."""
 
-    def forward(self, hidden: Tensor, positions: Tensor) -> Routing:
+    def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
         with torch.no_grad():  # only the scores of tokens that run are learned from
             return self.best(self.scores(hidden), self.depth.ratio)
 
