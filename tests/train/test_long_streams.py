@@ -24,11 +24,11 @@ media = test_compose.media
 FIRST, CLIPS = 60, 12  # among these every kind of joint
 
 
-def session() -> Session:
-    """It speaks at every frame: what it says means nothing."""
+def session(threshold: float = 1.0) -> Session:
+    """At threshold 1 it speaks at every frame, at 0 never: what it says means nothing."""
     model = small_model()
     model.config.context_tokens = 600
-    return Session(model, threshold=1.0, engine=Engine(model, budget=Budgets((80,) * 4)))
+    return Session(model, threshold=threshold, engine=Engine(model, budget=Budgets((80,) * 4)))
 
 
 def test_clips_follow_each_other_and_what_was_in_view_counts(media: Media) -> None:
@@ -55,11 +55,11 @@ def test_clips_follow_each_other_and_what_was_in_view_counts(media: Media) -> No
 
 
 def test_narration_is_scored_by_the_minute(media: Media) -> None:
-    rows = list(narration(session(), media, minutes=0.6, block=0.3))
-    assert [row["minutes"] for row in rows] == ["0 to 0.3", "0.3 to 0.6"]
-    stream = list(itertools.takewhile(lambda part: part[0] < 36, strung(media, long_streams.CLIP_SEED)))
+    rows = list(narration(session(), media, minutes=0.4, block=0.2))
+    assert [row["minutes"] for row in rows] == ["0 to 0.2", "0.2 to 0.4"]
+    stream = list(itertools.takewhile(lambda part: part[0] < 24, strung(media, long_streams.CLIP_SEED)))
     for number, row in enumerate(rows):
-        parts = [part for part in stream if number * 18 <= part[0] < (number + 1) * 18]
+        parts = [part for part in stream if number * 12 <= part[0] < (number + 1) * 12]
         assert row["events"] == sum(len(happenings) for *_, happenings in parts)
         moments = sum(len({happening.time for happening in happenings}) for *_, happenings in parts)
         assert row["narrated"] == 1.0
@@ -70,11 +70,11 @@ def test_a_clip_is_played_over_and_over(media: Media, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip, compose(media, 3).frames[:10], long_streams.CLIP_RATE)
     watching = session()
-    rows = list(played(watching, clip, hours=0.008, block=0.004))  # 29 frames each
-    assert [row["hours"] for row in rows] == [0.004, 0.008]
-    assert [row["sayings"] for row in rows] == [29, 29]
+    rows = list(played(watching, clip, hours=0.004, block=0.002))  # 29 frames
+    assert [row["hours"] for row in rows] == [0.002, 0.004]
+    assert [row["sayings"] for row in rows] == [14, 15]
     assert all(row["drift_seconds"] == 0 for row in rows)
-    assert watching.time == 57 / FPS
+    assert watching.time == 28 / FPS
     assert all(row["rss_mib"] > 50 and 0 < row["median_ms"] <= row["p95_ms"] for row in rows)
     assert rows[0]["cache_mib"] == rows[1]["cache_mib"] == watching.engine.cache.nbytes / 2**20
 
@@ -88,7 +88,7 @@ def test_a_way_that_is_done_is_not_run_again(
         asked.append(budget)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return session()
+        return session(threshold=0.0)
 
     monkeypatch.setattr(long_streams, "load_session", load)
     monkeypatch.setattr(long_streams, "load_media", lambda data, split: media)
