@@ -57,12 +57,11 @@ def calibrate(
     sees = is_video_model(model)
     if sees and not clips:
         raise CommandError(f"{model} sees: give clips to calibrate it with")
-    measured = _on_clips if sees else _on_text
-    loaded, calibration = measured(model, clips or [], fps, device)
-    try:
-        entries = build_budgets(loaded, budget, calibration=calibration).entries
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--budget") from error
+    if sees:
+        loaded, calibration = _on_clips(model, clips or [], fps, device, budget)
+    else:
+        loaded, calibration = _on_text(model, clips or [], device, budget)
+    entries = build_budgets(loaded, budget, calibration=calibration).entries
     path = calibration_file(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     plot = layer_plot(calibration, budget, entries)
@@ -78,8 +77,11 @@ def calibrate(
     )
 
 
-def _on_clips(model: str, clips: list[str], fps: float, device: str) -> tuple[DepthLM, Calibration]:
+def _on_clips(
+    model: str, clips: list[str], fps: float, device: str, budget: str
+) -> tuple[DepthLM, Calibration]:
     loaded = load_model(model, device)
+    _check_budget(loaded, budget)
     from stream.engine import Engine
     from stream.session import Session
     from stream.sources import open_source
@@ -109,7 +111,7 @@ def _on_clips(model: str, clips: list[str], fps: float, device: str) -> tuple[De
     return loaded, summarize(loaded, model, clips, tokens, needs)
 
 
-def _on_text(model: str, files: list[str], fps: float, device: str) -> tuple[DepthLM, Calibration]:
+def _on_text(model: str, files: list[str], device: str, budget: str) -> tuple[DepthLM, Calibration]:
     quieten_transformers()
     from train import conversion
     from train.long_text import calibrate as calibrate_on
@@ -119,6 +121,7 @@ def _on_text(model: str, files: list[str], fps: float, device: str) -> tuple[Dep
         loaded, tokenizer = conversion.load(model)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    _check_budget(loaded, budget)
     loaded.to(device=pick_device(device))  # type: ignore[call-arg]
     ids = conversion.Texts.of(tokenizer, text).learned[:TEXT_TOKENS].tolist()
     length = min(TEXT_LENGTH, loaded.context // 2)
@@ -130,6 +133,16 @@ def _on_text(model: str, files: list[str], fps: float, device: str) -> tuple[Dep
             progress.update(task, completed=read, description=f"{read} of {len(ids)} tokens")
 
         return loaded, calibrate_on(loaded, model, name, ids, length, told)
+
+
+def _check_budget(model: DepthLM, budget: str) -> None:
+    """Before minutes are spent on measuring."""
+    from videollm.budgets import build_budgets
+
+    try:
+        build_budgets(model, budget)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--budget") from error
 
 
 def _progress() -> Progress:
