@@ -160,7 +160,7 @@ class Answer(NamedTuple):
 
 
 def _ask(model: DepthLM, question: Question, cache: LayerBudgetCache) -> Answer:
-    """What is asked is forgotten again."""
+    """What is asked is forgotten again; what its tokens evicted stays so."""
     ids, answer = [*question.ids, *question.answer], torch.tensor(question.answer, device=model.device)
     ((_, logits),) = read_text(model, ids, cache, len(ids), logits_to_keep=len(answer) + 1)
     cache.rewind(0, len(ids))
