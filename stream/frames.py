@@ -23,9 +23,20 @@ class Frame:
     pixels: np.ndarray
 
 
-class Event(msgspec.Struct, frozen=True):
-    """Something said at `time` (seconds of the stream): one line of a JSONL log."""
+class Evidence(msgspec.Struct, frozen=True):
+    """A moment that an answer was recalled from: its time, and what was said then (empty: nothing was)."""
+
+    time: float
+    text: str
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something said at `time` (seconds of the stream): one line of a JSONL log.
+
+    `evidence` is what the journal held of the moments that an answer was recalled from, in order of time.
+    """
 
     time: float
     kind: EventKind
     text: str
+    evidence: tuple[Evidence, ...] = ()

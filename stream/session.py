@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,18 @@ from torch import Tensor
 from stream.engine import Engine, Read, Script
 from stream.export.times import format_time
 from stream.frames import Event, Frame
+from stream.journal import Journal, JournalError, JournalReader
+from stream.journal.keeping import Keeper
+from stream.recall import Recollection, recall
 from stream.sources.square import pad_to_square
 from videollm import VideoLLM
 from videollm.prompt import Prompt
 
 MAX_REPLY_TOKENS = 48
-# Shares of the context: what moments may take when a full one begins anew, and the longest question.
+# Shares of the context: what moments may take when a full one begins anew, the longest question, and the
+# longest system prompt.
 MOMENTS_SHARE = 0.25
+SYSTEM_SHARE = 0.25
 QUESTION_SHARE = 0.25
 
 
@@ -43,20 +48,40 @@ class Session:
     what the model was trained to read, a stream in which much happens. An engine with a budget evicts
     instead, and the context never ends.
 
+    A `journal` is given what is said and frames beside it (a `JournalReader` is only read), and a question
+    about what the context no longer holds, or about a time that it names, is answered from there. The frames'
+    times are then those of the journal's clock, which begins at `start`.
+
     Alone, a session is stepped by `step` and `finish`. Those of an `engine` may step together: what
     `watching` and `ending` give is submitted to it at the session's `slot`.
     """
 
+    on_text: Callable[[str], None] | None = None
+    """Hears of a reply while it is made: its text so far, word by word."""
+
     def __init__(
-        self, model: VideoLLM, *, threshold: float | None = None, engine: Engine | None = None
+        self,
+        model: VideoLLM,
+        *,
+        threshold: float | None = None,
+        system_prompt: str | None = None,
+        engine: Engine | None = None,
+        journal: JournalReader | None = None,
     ) -> None:
         if model.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it with VideoLLM.from_pretrained")
         self.model = model
         self.threshold = model.config.threshold if threshold is None else threshold
-        self.prompt = Prompt.of(model.tokenizer, model.config)
+        self.prompt = Prompt.of(model.tokenizer, model.config, system_prompt)
         self.engine = engine or Engine(model)
+        most = int(self.engine.context * SYSTEM_SHARE)
+        if len(self.prompt.start) > most:
+            raise ValueError(
+                f"the system prompt is too long: {len(self.prompt.start)} tokens, at most {most}"
+            )
         self.slot = self.engine.join()
+        self.journal = journal
+        self._keeper = Keeper(model, journal) if isinstance(journal, Journal) else None
         self.reset()
 
     @property
@@ -72,7 +97,10 @@ class Session:
     def reset(self) -> None:
         """Forget the stream; the next frame begins a new one."""
         self.engine.reset(self.slot)
-        self.time = 0.0
+        self.time = self.journal.end if self.journal else 0.0
+        self.start = self.journal.start if isinstance(self.journal, Journal) else 0.0
+        self._held: float | None = None  # the context holds all that came since; None before a first frame
+        self._evictions = self.engine.cache.evictions[self.slot]  # so many when that was set
         self._questions: list[tuple[float, str]] = []
         self._moments: list[Moment] = []
         self._seen: Tensor | None = None  # the latest frame, uint8 [3, size, size]
@@ -107,17 +135,30 @@ class Session:
     def watching(self, *frames: Frame) -> Script:
         """What `step` does, for an engine that steps other sessions, too."""
         events: list[Event] = []
+        if frames and self._held is None:
+            self._held = frames[0].time
         waiting = list(frames)
         while waiting:
             events += yield from self._answer_until(waiting[0].time, included=False)
-            events += yield from self._make_room(len(self.prompt.frame) + len(self.prompt.reply))
+            events += self._kept(
+                (yield from self._make_room(len(self.prompt.frame) + len(self.prompt.reply)))
+            )
             read, speaks = yield from self._look(self._before_question(waiting)[: self._room_for_frames()])
+            said = (
+                [Event(self.time, "narration", (yield from self._reply(self.prompt.reply)))] if speaks else []
+            )
+            events += self._kept(said, waiting[:read])
             del waiting[:read]
-            if speaks:
-                said = yield from self._reply(self.prompt.reply)
-                events.append(Event(self.time, "narration", said))
             events += yield from self._answer_until(self.time, included=True)
         return events
+
+    def tell(self, event: Event) -> list[Event]:
+        """Let the journal have what others say of the stream, such as a feed; gives it, and its notices."""
+        return self._kept([event])
+
+    def _kept(self, events: list[Event], frames: Sequence[Frame] = ()) -> list[Event]:
+        """The same events once the journal has them and the frames, and what it has to tell."""
+        return [*events, *self._keeper.record(events, frames)] if self._keeper else events
 
     def _look(self, frames: list[Frame]) -> Generator[Read, Tensor, tuple[int, bool]]:
         """Read frames as one chunk up to the first at which the model would speak; how many these are, and
@@ -125,8 +166,8 @@ class Session:
         size, frame_tokens = self.model.vision_tower.size, self.prompt.frame
         squares = [pad_to_square(frame.pixels, size) for frame in frames]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # [frames, 3, size, size]
-        lead = yield from self._shorten(self._lead, len(frame_tokens))
-        ids, ends = [*lead], []
+        lead = yield from self._shorten(Read(self._lead), len(frame_tokens))
+        ids, ends = [*lead.ids], []
         for index in range(len(frames)):
             ids += [*([self.prompt.interval] if index else []), *frame_tokens]
             ends.append(len(ids))
@@ -135,17 +176,22 @@ class Session:
         read = speaks.index(True) + 1 if True in speaks else len(frames)
         if read < len(frames):
             self.engine.cache.rewind(self.slot, ends[-1] - ends[read - 1])
+        self._notice_evictions()
         self.time, self._seen = frames[read - 1].time, pixels[read - 1]
         self._lead, self._in_frames = [self.prompt.interval], True
         return read, speaks[read - 1]
 
-    def _shorten(self, ids: list[int], coming: int) -> Generator[Read, Tensor, list[int]]:
-        """Read of text what doesn't fit into a chunk with `coming` more tokens; the rest, not yet read."""
+    def _shorten(self, chunk: Read, coming: int = 0) -> Generator[Read, Tensor, Read]:
+        """Read of a chunk what doesn't fit into one with `coming` more tokens, no frame cut in two; the rest,
+        not yet read."""
+        ids, pixels, frame = chunk.ids, chunk.pixels, self.prompt.frame
         most = self.engine.cache.room(self.slot)
         while self.engine.cache.evicts and len(ids) + coming > most:
-            yield Read(ids[:most])
-            ids = ids[most:]
-        return ids
+            end = most - ids[:most].count(frame[0]) % len(frame)
+            shown = ids[:end].count(frame[0]) // len(frame)
+            yield Read(ids[:end], pixels[:shown] if pixels is not None and shown else None)
+            ids, pixels = ids[end:], pixels[shown:] if pixels is not None and shown < len(pixels) else None
+        return Read(ids, pixels)
 
     def _before_question(self, frames: list[Frame]) -> list[Frame]:
         """Those that come before the next question, or at its time; none has passed the first."""
@@ -171,33 +217,72 @@ class Session:
         ):
             asked, question = self._questions.pop(0)
             self.time = max(self.time, min(asked, time)) if asked != float("inf") else self.time
+            recollection, said = self._recall(question, min(asked, self.time))
+            said.append(Event(asked, "question", question))
+            if recollection:
+                answer = yield from self._recollect(recollection)
+                events += self._kept([*said, Event(asked, "answer", answer, recollection.evidence)])
+                continue
             words = self.prompt.ask(question, after_frame=True)
-            events += yield from self._make_room(len(words))
-            events.append(Event(asked, "question", question))
+            said = [*(yield from self._make_room(len(words))), *said]
             opening = words
             if not self._in_frames:  # no bracket is open, and one that nothing follows is not opened
                 before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
                 opening = [*before, *self.prompt.ask(question, after_frame=False)]
-            events.append(Event(asked, "answer", (yield from self._reply(words, opening))))
+            answer = yield from self._reply(words, opening)
+            events += self._kept([*said, Event(asked, "answer", answer)])
         return events
 
-    def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
-        """Let the model speak after `opening`, greedily, to its end-of-text token.
+    def _recall(self, question: str, now: float) -> tuple[Recollection | None, list[Event]]:
+        """What the journal knows of it that the context doesn't hold, and a notice where it can't be read."""
+        if self.journal is None:
+            return None, []
+        self._notice_evictions()
+        held = float("inf") if self._held is None else self._held
+        try:
+            found = recall(self.journal, self.model, question, now, held)
+        except JournalError as error:
+            return None, [Event(self.time, "notice", str(error))]
+        return found and found.within(self.engine.cache.span - MAX_REPLY_TOKENS, self.prompt), []
 
-        `words` are the same as they read right behind a frame.
-        """
-        last = yield from self._shorten(words if opening is None else opening, 0)
-        logits = yield Read(last)  # [1, vocabulary]
+    def _notice_evictions(self) -> None:
+        """What came before something was evicted is not all held."""
+        evictions = self.engine.cache.evictions[self.slot]
+        if evictions > self._evictions and self._held is not None:
+            self._held, self._evictions = self.time, evictions
+
+    def _recollect(self, recollection: Recollection) -> Generator[Read, Tensor, str]:
+        """Answer in a context of its own: what is recalled, and the question. The stream's comes back."""
+        cache = self.engine.cache
+        stream = cache.state(self.slot)
+        cache.reset(self.slot)
+        said = yield from self._speak(Read(*recollection.reading(self.prompt, self.model.vision_tower.size)))
+        cache.load(self.slot, stream)
+        return self._text(said)
+
+    def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
+        """Let the model speak after `opening`; `words` are the same as they read right behind a frame."""
+        said = yield from self._speak(Read(words if opening is None else opening))
+        self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
+        if self._seen is not None and not self.engine.cache.evicts:
+            self._moments.append(Moment(self.time, self._seen, [*words, *said]))
+        return self._text(said)
+
+    def _speak(self, opening: Read) -> Generator[Read, Tensor, list[int]]:
+        """What the model says next, greedily, to its end-of-text token."""
+        logits = yield (yield from self._shorten(opening))  # [1, vocabulary]
         said: list[int] = []
         while len(said) < MAX_REPLY_TOKENS:
             token = int(logits[-1].argmax())
             if token == self.prompt.eos:
                 break
             said.append(token)
+            if self.on_text is not None:
+                self.on_text(self._text(said))
             logits = yield Read([token])
-        self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
-        if self._seen is not None and not self.engine.cache.evicts:
-            self._moments.append(Moment(self.time, self._seen, [*words, *said]))
+        return said
+
+    def _text(self, said: list[int]) -> str:
         return str(self.prompt.tokenizer.decode(said)).strip()
 
     @property
@@ -213,6 +298,7 @@ class Session:
         while self._moment_tokens() > self.engine.context * MOMENTS_SHARE:
             self._moments.pop(0)
         self.engine.cache.reset(self.slot)
+        self._held = self.time
         ids, pictures = list(self.prompt.start), [moment.pixels for moment in self._moments]
         for moment in self._moments:
             ids += [*self.prompt.frame, *moment.words, self.prompt.eos, *self.prompt.reopen]

@@ -48,7 +48,11 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
         VideoLLMConfig(
             language_model_name=bases.SMOLLM2,
             vision_name=bases.EFFICIENTNET_LITE0,
-            connector_config=ConnectorConfig(kind="class_names", groups=[*map(len, material.names)]),
+            connector_config=ConnectorConfig(
+                kind="class_names",
+                groups=[*map(len, material.names)],
+                labels=[*chain(*material.names)],
+            ),
             depth_config=depth,
             system_prompt=SYSTEM_PROMPT,
             context_tokens=CONTEXT_TOKENS,

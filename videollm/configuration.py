@@ -75,7 +75,8 @@ class ConnectorConfig(PreTrainedConfig):
     """What stands between vision features and the decoder.
 
     "mlp" is Linear-GELU-Linear (VideoLLM-online). "class_names" speaks through the names of things: see
-    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups.
+    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups, `labels` its
+    classes' names, by which a question finds them in what was seen.
     """
 
     model_type = "videollm_connector"
@@ -84,10 +85,12 @@ class ConnectorConfig(PreTrainedConfig):
         self,
         kind: Literal["mlp", "class_names"] = "mlp",
         groups: list[int] | None = None,
+        labels: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.kind = kind
         self.groups = groups or []
+        self.labels = labels or []
         super().__init__(**kwargs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,15 @@ def fingerprint(model: DepthLM) -> str:
         if "norm" in name or "router" in name
     ]
     return hashlib.sha256(torch.cat(small).detach().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """All that a cache holds of one stream."""
+
+    layers: list[dict[str, Tensor]]  # of each what `SlabLayer.state` gives
+    positions: list[int]  # of its next token in each
+    seen: int
 
 
 class LayerBudgetCache(Cache):
@@ -91,6 +101,7 @@ class LayerBudgetCache(Cache):
         self.positions = np.zeros((layers, slots), dtype=np.int64)
         self.seen = [0] * slots  # how much each stream has read
         self._latest = [0] * slots  # how much of it in the latest step
+        self.evictions = [0] * slots  # how often something was evicted from a slot's layers, of any stream
         super().__init__(
             layers=[
                 SlabLayer(shape, *row, self.policy)
@@ -129,6 +140,11 @@ class LayerBudgetCache(Cache):
     def room(self, slot: int) -> int:
         """The most tokens that a stream can read in the next step."""
         return self.context - self.seen[slot] if self.budgets is None else self.budgets.headroom
+
+    @property
+    def span(self) -> int:
+        """The most tokens that a stream can read before it is full, or before something is evicted."""
+        return int(self._capacities.min())
 
     def begin_step(self, counts: list[int], text: Tensor) -> Packing:
         """Make room for the tokens of a step, so many of each slot; `text` bool [total] says which are words
@@ -204,6 +220,20 @@ class LayerBudgetCache(Cache):
         self.seen[slot] -= tokens
         self._latest[slot] = left
 
+    def state(self, slot: int) -> StreamState:
+        """A copy of all that a slot holds."""
+        self.recount()
+        layers = [layer.state(slot) for layer in self.layers]
+        return StreamState(layers, self.positions[:, slot].tolist(), self.seen[slot])
+
+    def load(self, slot: int, state: StreamState) -> None:
+        """Let a slot hold what `state` gave, and nothing else. Nothing of it can be rewound."""
+        self.reset(slot)
+        for layer, held in zip(self.layers, state.layers, strict=True):
+            layer.load(slot, held)
+        self.positions[:, slot] = state.positions
+        self.seen[slot] = state.seen
+
     def recount(self) -> None:
         """Let the host know exactly how much each row is filled; on a GPU it waits for it."""
         self._filled[:] = self.lengths.cpu().numpy()
@@ -250,6 +280,7 @@ class LayerBudgetCache(Cache):
         slab, keep = self.layers[layer], self.budgets.entries[layer]
         row = slab.row(slot, self._rotary)
         index = self.policy.choose(row, keep, self.budgets.sinks, self.budgets.window)
+        self.evictions[slot] += index.shape[1] < row.keys.shape[1]
         slab.compact(slot, index, self._rotary)
         self.positions[layer, slot] = index.shape[1]
 

@@ -36,7 +36,12 @@ class Prompt:
     eos: int
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, config: VideoLLMConfig) -> Prompt:
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, config: VideoLLMConfig, system: str | None = None
+    ) -> Prompt:
+        """With the system text of the configuration where `system` gives none."""
+        system = config.system_prompt if system is None else system
+
         def ids(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -44,9 +49,9 @@ class Prompt:
         reply = ids("]\nAssistant:")
         return cls(
             tokenizer=tokenizer,
-            opening=bos + ids(config.system_prompt + "\n"),
+            opening=bos + ids(system + "\n"),
             # As one text: where a tokenizer merges the line breaks, it has seen them merged.
-            start=bos + ids(config.system_prompt + "\n\n["),
+            start=bos + ids(system + "\n\n["),
             reopen=ids("\n["),
             frame=[config.frame_token_id] * config.tokens_per_frame,
             interval=ids(config.frame_interval)[0],

@@ -200,7 +200,7 @@ class SlabLayer(CacheLayerMixin):
         self.hold(slot, kept)
 
     def state(self, slot: int) -> dict[str, Tensor]:
-        """All that a slot holds; `filled` must be exact."""
+        """A copy of all that a slot holds; `filled` must be exact."""
         length = int(self.filled[slot])
         state = {"keys": self.keys[slot, :, :length], "values": self.values[slot, :, :length]}
         if self.marks is not None:
@@ -213,7 +213,7 @@ class SlabLayer(CacheLayerMixin):
             state["queries"] = self._in_order(queries[slot], length)
         if attention is not None:
             state["attention"] = attention[slot, :, :length]
-        return state
+        return {name: held.clone(memory_format=torch.contiguous_format) for name, held in state.items()}
 
     def load(self, slot: int, state: dict[str, Tensor]) -> None:
         """Let a slot hold what `state` gave."""

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videollm.layer_budget import LayerBudgetCache
+from videollm.layer_budget import LayerBudgetCache, StreamState
 
 FORMAT = 1
 KEY = "videollm_stream"  # of the metadata
@@ -25,17 +25,15 @@ class SnapshotError(ValueError):
 def snapshot(cache: LayerBudgetCache, slot: int, path: Path) -> None:
     """Write what the cache holds of a stream as safetensors. What lay at `path` stays there until all is
     written. OSError where it can't be."""
-    cache.recount()
+    state = cache.state(slot)
     tensors = {
-        f"{index}.{name}": tensor.contiguous()
-        for index, layer in enumerate(cache.layers)
-        for name, tensor in layer.state(slot).items()
+        f"{index}.{name}": tensor for index, held in enumerate(state.layers) for name, tensor in held.items()
     }
     facts = {
         "format": FORMAT,
         "cache": cache_facts(cache),
-        "seen": cache.seen[slot],
-        "positions": cache.positions[:, slot].tolist(),
+        "seen": state.seen,
+        "positions": state.positions,
     }
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)
@@ -63,17 +61,13 @@ def restore(cache: LayerBudgetCache, slot: int, path: Path) -> None:
         with safe_open(path, framework="pt", device=str(cache.lengths.device)) as file:
             facts = json.loads((file.metadata() or {}).get(KEY, "{}"))
             _check(cache, facts, path)
-            states: list[dict[str, Tensor]] = [{} for _ in cache.layers]
+            layers: list[dict[str, Tensor]] = [{} for _ in cache.layers]
             for key in file.keys():  # noqa: SIM118 - no mapping
                 index, name = key.split(".")
-                states[int(index)][name] = file.get_tensor(key)
+                layers[int(index)][name] = file.get_tensor(key)
     except SafetensorError as error:
         raise SnapshotError(f"{path} is cut or no snapshot of a stream: {error}") from error
-    cache.reset(slot)
-    for layer, state in zip(cache.layers, states, strict=True):
-        layer.load(slot, state)
-    cache.seen[slot] = facts["seen"]
-    cache.positions[:, slot] = facts["positions"]
+    cache.load(slot, StreamState(layers, facts["positions"], facts["seen"]))
 
 
 def cache_facts(cache: LayerBudgetCache) -> dict[str, Any]:

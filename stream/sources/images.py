@@ -57,13 +57,17 @@ def list_images(folder: Path) -> list[Path]:
 
 def read_image(path: Path, max_side: int | None) -> np.ndarray:
     """uint8 [height, width, 3], turned as its EXIF data says, neither side above `max_side`."""
-    with Image.open(path) as file:
-        image: Image.Image = file
-        if image.mode.startswith("I;16"):  # Pillow would cut all values above 255 to white
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if max_side is not None:
-            image.thumbnail((max_side, max_side))
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    with Image.open(path) as image:
+        return to_pixels(image, max_side)
+
+
+def to_pixels(image: Image.Image, max_side: int | None) -> np.ndarray:
+    """An opened picture's pixels, as `read_image` gives them; decodes it."""
+    if image.mode.startswith("I;16"):  # Pillow would cut all values above 255 to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if max_side is not None:
+        image.thumbnail((max_side, max_side))
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _natural_key(name: str) -> list[tuple[int, str]]:

@@ -26,7 +26,7 @@ from videollm.cli.loading import load_session
 from videollm.cli.summarize import clip_names
 from videollm.cli.summary import Clip, Settings, Summary, is_finished, write_summary
 
-COMMANDS = ("narrate", "ask", "summarize", "doctor", "demo")
+COMMANDS = ("narrate", "ask", "summarize", "serve", "doctor", "demo")
 
 
 def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -129,7 +129,7 @@ def test_a_bad_source_is_one_line_and_a_failure(
         (["narrate", "clip.mp4", "--fps", "nan"], "--fps"),
         (["narrate", "clip.mp4", "--threshold", "2"], "--threshold"),
         (["narrate", "clip.mp4", "--out", "said.doc"], "said.doc does not say its format"),
-        (["ask", "clip.mp4"], "Missing argument 'QUESTION'"),
+        (["ask", "clip.mp4"], "ask something behind the SOURCE"),
         (["ask", "clip.mp4", " "], "a question is empty"),
         (["ask", "clip.mp4", "What?", "--at", "noon"], "'noon' is no time"),
         (["ask", "clip.mp4", "What?", "--at", "1", "--at", "2"], "2 times for 1 question"),

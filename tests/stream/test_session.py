@@ -189,3 +189,21 @@ def test_the_room_has_its_session_at_the_door() -> None:
 def test_an_empty_question_is_refused(tiny: VideoLLM) -> None:
     with pytest.raises(ValueError, match="empty"):
         Session(tiny).ask("  ")
+
+
+def test_a_reply_is_heard_word_by_word(tiny: VideoLLM) -> None:
+    session, heard = Session(tiny, threshold=1.0), []
+    session.on_text = heard.append
+    (event,) = session.step(frames(1)[0])
+    assert heard[-1] == event.text
+    assert [len(text) for text in heard] == sorted(len(text) for text in heard) and len(heard) > 1
+
+
+def test_a_system_prompt_takes_the_place_of_the_models_own(tiny: VideoLLM) -> None:
+    own, same, other = (
+        Session(tiny, threshold=1.0, system_prompt=prompt).step(frames(1)[0])
+        for prompt in (None, tiny.config.system_prompt, "Be brief.")
+    )
+    assert own == same != other
+    with pytest.raises(ValueError, match="system prompt is too long"):
+        Session(tiny, system_prompt="why " * 4096)

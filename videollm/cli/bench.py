@@ -197,6 +197,57 @@ def streams(
     _show(table, figures | {"rows": [asdict(r) for r in rows], "rates": [asdict(r) for r in pace]}, json_file)
 
 
+@bench.command()
+def serve(
+    sessions: Annotated[int, typer.Option(min=1, help="clients that push and hear")] = 2,
+    fps: Annotated[float, typer.Option(min=0.01, max=60, help="frames a second that each pushes")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=1, help="how long they do")] = 30.0,
+    slow_readers: Annotated[int, typer.Option(min=0, help="further clients that take nothing")] = 0,
+    model: Annotated[str, typer.Option(help="pocket, a folder or a hub id")] = "pocket",
+    device: Device = "auto",
+    fixed_step_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="no model: a step that takes so long, to see the server alone", show_default=False
+        ),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """A live server under load over real sockets: latency from a frame's sending to its acknowledgement and
+    narration, how evenly sessions share, the server's memory over time.
+
+    \b
+    Examples:
+    videollm bench serve --sessions 4 --seconds 60 --json benchmarks/serve.json
+    videollm bench serve --sessions 300 --slow-readers 30 --fixed-step-ms 20
+    """
+    refuse_namesake()
+    chosen = pick_device(device)
+    from ui.load import Load, run
+
+    load = Load(model, str(chosen), sessions, fps, seconds, slow_readers, fixed_step_ms)
+    with Console(stderr=True).status("measuring"):
+        result = run(load)
+    what = model if fixed_step_ms is None else f"no model, a step of {fixed_step_ms:g} ms"
+    title = f"{what}: {sessions} sessions at {fps:g} frames/s, {slow_readers} slow readers"
+    table = Table("", "value", title=title)
+    memory = [mib for _, mib in result.resident_mib]
+    for name, value in (
+        ("acknowledged, ms: median, 95 %, 99 %", (result.ack_p50_ms, result.ack_p95_ms, result.ack_p99_ms)),
+        ("narrated, ms: median, 95 %", (result.narration_p50_ms, result.narration_p95_ms)),
+        (
+            "frames read, dropped, held back",
+            (result.frames_read, result.frames_dropped, result.frames_held_back),
+        ),
+        ("frames read by a session: fewest, most", (result.reads_fewest, result.reads_most)),
+        ("memory, MiB: first, most, last", (memory[0], max(memory), memory[-1])),
+    ):
+        table.add_row(name, ", ".join(f"{part:.0f}" for part in value))
+    table.add_row("fairness (Jain's index)", f"{result.fairness:.3f}")
+    table.add_row("narrations, failed sessions", f"{result.narrations}, {result.failed_sessions}")
+    _show(table, {"load": asdict(load), "result": asdict(result)}, json_file)
+
+
 def circumstances() -> dict[str, Any]:
     """When and on what it was measured."""
     import torch

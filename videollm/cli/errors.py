@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Modules are looked up, not imported: one that is not loaded has raised nothing, and torch takes seconds.
 _EXPLAINED = (
     ("stream.sources.base", "SourceError"),
+    ("stream.journal.database", "JournalError"),
     ("videollm.bases", "CheckpointError"),
     ("av", "FFmpegError"),
     ("torch", "OutOfMemoryError"),

@@ -1,4 +1,4 @@
-"""A session on a named model."""
+"""A named model, and a session on it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from videollm.cli.errors import CommandError
 if TYPE_CHECKING:
     import torch
 
+    from stream.journal import JournalReader
     from stream.session import Session
     from videollm import VideoLLM
 
@@ -47,25 +48,12 @@ def quieten_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def load_model(model: str, device: str) -> VideoLLM:
-    """The model on the device, ready for inference. Raises CheckpointError, CommandError and
-    typer.BadParameter."""
-    refuse_namesake()
-    chosen = pick_device(device)
-    quieten_transformers()
-    from videollm import VideoLLM
-    from videollm.inference import prepare_for_inference
-
-    console = Console(stderr=True)
-    with console.status(f"loading {escape(model)}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
-        loaded = VideoLLM.from_pretrained(model)
-        loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-        return prepare_for_inference(loaded)
-
-
 def load_session(
-    model: str, device: str, threshold: float | None = None, budget: str | None = None
+    model: str,
+    device: str,
+    threshold: float | None = None,
+    budget: str | None = None,
+    journal: JournalReader | None = None,
 ) -> Session:
     """Load the model onto the device and begin a session; with a budget, shared out by the model's
     calibration where it has one, tell the memory it takes. Raises CheckpointError, CommandError and
@@ -77,7 +65,7 @@ def load_session(
     from videollm.budgets.calibration import calibration_file, read_calibration
 
     if budget is None:
-        return Session(loaded, threshold=threshold)
+        return Session(loaded, threshold=threshold, journal=journal)
     try:
         calibration = read_calibration(calibration_file(model))
         engine = Engine(loaded, budget=build_budgets(loaded, budget, calibration=calibration))
@@ -86,7 +74,22 @@ def load_session(
     shares = "the same in every layer" if calibration is None else f"by the calibration of {calibration.date}"
     size = engine.cache.nbytes / 2**20
     Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end, {shares}", style="dim")
-    return Session(loaded, threshold=threshold, engine=engine)
+    return Session(loaded, threshold=threshold, engine=engine, journal=journal)
+
+
+def load_model(model: str, device: str) -> VideoLLM:
+    """Load the model onto the device, ready for inference. Raises as `load_session` does."""
+    refuse_namesake()
+    chosen = pick_device(device)
+    quieten_transformers()
+    from videollm import VideoLLM
+    from videollm.inference import prepare_for_inference
+
+    with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
+        loaded = VideoLLM.from_pretrained(model)
+        loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
+        return prepare_for_inference(loaded)
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A video file, camera:0, rtsp://..., a folder of pictures, or - for standard input.",
-        show_default=False,
-    ),
-]
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_BYTES = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 500MB, 2GB or 1.5GiB. Raises typer.BadParameter."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no size; write it as 500MB or 2GB")
+    return int(float(match[1]) * (_BYTES | _BINARY_BYTES)[match[2].lower()])
+
+
+SOURCES = "A video file, camera:0, rtsp://..., a folder of pictures, or - for standard input."
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCES, show_default=False)]
 Fps = Annotated[float, typer.Option("--fps", min=0.01, max=60, help="Frames a second to look at.")]
 Threshold = Annotated[
     float | None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from stream.frames import Event, Frame
 
@@ -22,15 +25,18 @@ def play(
 ) -> Iterator[Event]:
     """Everything said about the stream, as it is said; `last_questions` are asked at its end.
 
-    Frames that wait are read together. `seen` hears of every frame before it is read.
+    Frames that wait are read together. `seen` hears of every frame before it is read. Where the session's
+    journal is continued, the clock goes on from its end.
     """
     waiting: list[Frame] = []
     for item in feed:
+        time = item.time + session.start
         if isinstance(item, Event):
-            yield item
+            yield from session.tell(msgspec.structs.replace(item, time=time))
             continue
-        seen(item)
-        waiting.append(item)
+        frame = replace(item, time=time)
+        seen(frame)
+        waiting.append(frame)
         if len(waiting) == MOST_TOGETHER or not feed.more():
             yield from session.step(*waiting)
             waiting.clear()

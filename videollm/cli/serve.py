@@ -1,0 +1,82 @@
+"""`videollm serve`: robots, apps and browsers push frames, and hear what happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videollm.cli import options
+from videollm.cli.errors import CommandError
+from videollm.cli.loading import load_model
+
+
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 7860,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="VIDEOLLM_TOKEN",
+            help="What clients must show; needed beyond this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="TLS certificate, PEM.", show_default=False)
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Its key, PEM.", show_default=False)] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option("--origin", help="A page's origin that may connect, too.", show_default=False),
+    ] = None,
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option("--folder", help="A folder whose clips requests may name.", show_default=False),
+    ] = None,
+    max_sessions: Annotated[int, typer.Option("--max-sessions", min=1)] = 8,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", min=0, help="Seconds that a session waits for a client that was cut off."),
+    ] = 30.0,
+    threshold: options.Threshold = None,
+    model: options.Model = "pocket",
+    device: options.Device = "auto",
+) -> None:
+    """Serve live sessions over a WebSocket, and an API like OpenAI's.
+
+    \b
+    Examples:
+    videollm serve
+    VIDEOLLM_TOKEN=... videollm serve --host 0.0.0.0 --certificate cert.pem --key key.pem
+    videollm serve --folder clips/ --max-sessions 2
+    """
+    from ui.settings import Settings, SettingsError, listen
+
+    settings = Settings(
+        host=host,
+        port=port,
+        token=token or None,
+        max_sessions=max_sessions,
+        grace_seconds=grace,
+        threshold=threshold,
+        origins=tuple(origin or ()),
+        folders=tuple(folder or ()),
+        certificate=certificate,
+        key=key,
+    )
+    try:
+        settings.check()
+        with listen(settings) as taken:
+            loaded = load_model(model, device)
+            from ui.app import create_app
+            from ui.serving import Server
+
+            server = Server(create_app(loaded, model, settings), settings)
+            address = settings.address(taken.getsockname()[1])
+            typer.echo(f"serving {model} on {address}/v1/stream (stop: Ctrl-C)", err=True)
+            server.run(sockets=[taken])
+    except SettingsError as error:
+        raise CommandError(str(error)) from error
