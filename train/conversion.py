@@ -17,7 +17,13 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_cosine_schedule_with_warmup,
+)
 
 from train.precision import mixed_precision
 from videollm import bases
@@ -43,6 +49,15 @@ def convert(name: str, depth: DepthConfig) -> tuple[DepthLM, PreTrainedModel, Pr
     model = DepthLM(DepthLMConfig(text_config=decoder.config, depth_config=depth))
     adopt(model, decoder)
     return model.eval(), decoder.eval(), tokenizer
+
+
+def load(name: str) -> tuple[DepthLM, PreTrainedTokenizerBase]:
+    """A language model as one that reads through a cache of fixed memory: one that was converted as it is,
+    another with every token in every layer. Raises OSError and ValueError where there is none."""
+    if Path(name).is_dir() and AutoConfig.from_pretrained(name).model_type == DepthLMConfig.model_type:
+        return DepthLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+    model, _, tokenizer = convert(name, DepthConfig(router="full"))
+    return model, tokenizer
 
 
 def packaged_text() -> str:

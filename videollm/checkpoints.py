@@ -54,6 +54,17 @@ def load(name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Vid
     return model.eval()
 
 
+def is_video_model(name: str) -> bool:
+    """Whether `load` would take a name for a model that sees; CheckpointError for one that is nowhere."""
+    if name == bases.SMOLLM2:
+        return False
+    folder = _folder(name)
+    try:
+        return (folder / "adapter_config.json").is_file() or _is_ours(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name} can't be loaded: {_first_line(error)}") from error
+
+
 def build(config: VideoLLMConfig) -> VideoLLM:
     """The model of a configuration on its unchanged parts, `language_model_name` and `vision_name`.
 

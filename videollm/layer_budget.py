@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from videollm.budgets import Budgets
-from videollm.eviction import EvictionPolicy, SnapKVPolicy
+from videollm.eviction import EvictionPolicy, Row, SnapKVPolicy
 from videollm.rotary import RotaryTable
 from videollm.slab import Packing, SlabLayer, SlabShape
 
@@ -154,8 +155,7 @@ class LayerBudgetCache(Cache):
         for slot, count in enumerate(counts):
             if count > self.room(slot):
                 raise ValueError(self._refusal(slot, count))
-        for layer in self.layers:
-            layer.settle()
+        self._settle()
         if self.policy is not None:
             self._make_room(np.array(counts))
         packing = Packing.of(self, counts, text)
@@ -238,6 +238,28 @@ class LayerBudgetCache(Cache):
         """Let the host know exactly how much each row is filled; on a GPU it waits for it."""
         self._filled[:] = self.lengths.cpu().numpy()
         self._exact[:] = True
+
+    def rows(self, slot: int) -> Iterator[Row]:
+        """What each layer of an evicting cache holds of a stream, as the policy sees it. What was read can't
+        be rewound any more."""
+        assert self._rotary is not None
+        self._settle()
+        self.recount()
+        for layer in self.layers:
+            yield layer.row(slot, self._rotary)
+
+    def evict(self, slot: int) -> None:
+        """Go down to the budgets now, before a row is full. What was read can't be rewound any more."""
+        self._settle()
+        self.recount()
+        for layer in range(len(self.layers)):
+            self._evict(layer, slot)
+
+    def _settle(self) -> None:
+        """The latest step is over."""
+        for layer in self.layers:
+            layer.settle()
+        self._latest = [0] * self.slots
 
     def _make_room(self, counts: np.ndarray) -> None:
         """Evict in rows that so many tokens of each slot might not fit into."""

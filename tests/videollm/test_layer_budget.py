@@ -79,11 +79,14 @@ class Plain:
     def make_room(self, coming: int) -> None:
         full = len(self.heads[0]) + coming > self.budget + BUDGETS.headroom
         if full or self.next + coming > CONTEXT:
-            for entries in self.heads:
-                entries[:] = self.chosen(entries)
-                for position, entry in enumerate(entries):
-                    entry.position = position
-            self.next = len(self.heads[0])
+            self.evict()
+
+    def evict(self) -> None:
+        for entries in self.heads:
+            entries[:] = self.chosen(entries)
+            for position, entry in enumerate(entries):
+                entry.position = position
+        self.next = len(self.heads[0])
 
     def chosen(self, entries: list[Entry]) -> list[Entry]:
         if len(entries) <= self.budget:
@@ -231,6 +234,16 @@ class CacheMachine(RuleBasedStateMachine):
                 plain.fresh -= 1
                 for entries in plain.heads:
                     entries.pop()
+
+    @rule(slot=st.integers(0, SLOTS - 1))
+    def evict(self, slot: int) -> None:
+        self.cache.evict(slot)
+        for rows in self.plain:
+            for plain in rows:
+                plain.settle()
+        for plain in self.plain[slot]:
+            plain.evict()
+        self.latest = [0] * SLOTS
 
     @rule(slot=st.integers(0, SLOTS - 1))
     def reset(self, slot: int) -> None:

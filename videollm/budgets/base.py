@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from videollm.budgets.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,16 @@ class Budgets:
                 "a budget needs sinks >= 0, window >= 1 and headroom >= 1, "
                 f"got {self.sinks}, {self.window} and {self.headroom}"
             )
-        least = self.sinks + self.window
-        if not self.entries or min(self.entries) <= least:
+        if not self.entries or min(self.entries) < self.least:
             raise ValueError(
                 f"a budget of {min(self.entries, default=0)} entries in a layer is too small: {self.sinks} "
-                f"sinks and a window of {self.window} stay in any case; give at least {least + 1}"
+                f"sinks and a window of {self.window} stay in any case; give at least {self.least}"
             )
+
+    @property
+    def least(self) -> int:
+        """The smallest budget of a layer: one entry more than stay in any case."""
+        return self.sinks + self.window + 1
 
     def check(self, context: int) -> None:
         """ValueError where a stream of these budgets would leave a context of so many tokens."""
@@ -40,6 +50,32 @@ class Budgets:
                 f"a budget of {max(self.entries)} entries and a chunk of {self.headroom} tokens don't fit "
                 f"into a context of {context}; give at most {most} entries, or no budget"
             )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be shared out: `average` entries for each of so many `layers`, none of which may get fewer
+    than `least` or more than `most`."""
+
+    layers: int
+    average: int
+    least: int
+    most: int
+    calibration: Calibration | None = None
+
+    @property
+    def total(self) -> int:
+        return self.layers * self.average
+
+
+def whole(shares: Sequence[float], total: int) -> tuple[int, ...]:
+    """Shares that sum to `total`, rounded so that they still do: by largest remainders, which keep their
+    order."""
+    entries = [math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda index: entries[index] - shares[index])
+    for index in by_remainder[: total - sum(entries)]:
+        entries[index] += 1
+    return tuple(entries)
 
 
 def parse_budget(budget: str | int, context: int) -> int:

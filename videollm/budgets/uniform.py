@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from videollm.depth_lm import DepthLM
+from videollm.budgets.base import Plan
 
 
-def uniform(model: DepthLM, average: int) -> tuple[int, ...]:
-    """`average` entries in every layer."""
-    return (average,) * len(model.model.layers)
+def uniform(plan: Plan) -> tuple[int, ...]:
+    """The average in every layer."""
+    return (plan.average,) * plan.layers

@@ -14,6 +14,8 @@ import typer
 
 from videollm.cli.ask import ask
 from videollm.cli.bench import bench
+from videollm.cli.bench_memory import cache, memory, rope
+from videollm.cli.calibrate import calibrate
 from videollm.cli.convert import convert
 from videollm.cli.demo import demo
 from videollm.cli.doctor import doctor
@@ -25,8 +27,10 @@ from videollm.cli.summarize import summarize
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-for command in (narrate, ask, summarize, serve, doctor, convert, demo):
+for command in (narrate, ask, summarize, serve, calibrate, doctor, convert, demo):
     app.command()(command)
+for command in (cache, rope, memory):
+    bench.command()(command)
 app.add_typer(bench, name="bench")
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from videollm.cli.errors import CommandError
 from videollm.cli.loading import pick_device, refuse_namesake
 
-bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine, beside named baselines.")
+bench = typer.Typer(no_args_is_help=True, help="Measure beside named baselines.")
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Json = Annotated[Path | None, typer.Option("--json", help="write the figures there, too")]
 
@@ -248,19 +248,23 @@ def serve(
     _show(table, {"load": asdict(load), "result": asdict(result)}, json_file)
 
 
-def _show(table: Table, results: dict[str, Any], json_file: Path | None) -> None:
+def circumstances() -> dict[str, Any]:
+    """When and on what it was measured."""
     import torch
 
-    circumstances = {
+    return {
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    console = Console()
+
+
+def _show(table: Table, results: dict[str, Any], json_file: Path | None) -> None:
+    machine, console = circumstances(), Console()
     table.columns[0].no_wrap = True
-    console.print(", ".join(f"{name} {value}" for name, value in circumstances.items()))
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     console.print(table)
     if json_file is not None:
-        json_file.write_text(json.dumps({"machine": circumstances} | results, indent=1) + "\n")
+        json_file.write_text(json.dumps({"machine": machine} | results, indent=1) + "\n")

@@ -40,6 +40,14 @@ def refuse_namesake() -> None:
     )
 
 
+def quieten_transformers() -> None:
+    """No progress bars and warnings of that library: none is the user's."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def load_session(
     model: str,
     device: str,
@@ -47,33 +55,36 @@ def load_session(
     budget: str | None = None,
     journal: JournalReader | None = None,
 ) -> Session:
-    """Load the model onto the device and begin a session; with a budget, tell the memory it takes. Raises
-    CheckpointError, CommandError and typer.BadParameter."""
+    """Load the model onto the device and begin a session; with a budget, shared out by the model's
+    calibration where it has one, tell the memory it takes. Raises CheckpointError, CommandError and
+    typer.BadParameter."""
     loaded = load_model(model, device)
     from stream.engine import Engine
     from stream.session import Session
+    from videollm.budgets import build_budgets
+    from videollm.budgets.calibration import calibration_file, read_calibration
 
+    if budget is None:
+        return Session(loaded, threshold=threshold, journal=journal)
     try:
-        engine = Engine(loaded, budget=budget)
+        calibration = read_calibration(calibration_file(model))
+        engine = Engine(loaded, budget=build_budgets(loaded, budget, calibration=calibration))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--budget") from error
-    if engine.cache.evicts:
-        size = engine.cache.nbytes / 2**20
-        Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end", style="dim")
+    shares = "the same in every layer" if calibration is None else f"by the calibration of {calibration.date}"
+    size = engine.cache.nbytes / 2**20
+    Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end, {shares}", style="dim")
     return Session(loaded, threshold=threshold, engine=engine, journal=journal)
 
 
 def load_model(model: str, device: str) -> VideoLLM:
     """Load the model onto the device, ready for inference. Raises as `load_session` does."""
     refuse_namesake()
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     chosen = pick_device(device)
-    from transformers.utils import logging
-
+    quieten_transformers()
     from videollm import VideoLLM
     from videollm.inference import prepare_for_inference
 
-    logging.disable_progress_bar()
     with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
