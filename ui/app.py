@@ -21,16 +21,15 @@ from ui.protocol import PATH
 from ui.responses import fail_as_routing_does
 from ui.sessions import Sessions
 from ui.settings import Settings
-from videollm import VideoLLM
 
 
-def create_app(model: VideoLLM, name: str, settings: Settings, engine: type[Engine] = Engine) -> Starlette:
-    """An application that serves a model under that name.
+def create_app(engine: Engine, name: str, settings: Settings) -> Starlette:
+    """An application that serves an engine's model under that name, to as many sessions as it has slots.
 
     `app.state.sessions` has to be drained before the server closes its connections.
     """
     access = Access(settings)
-    sessions = Sessions(engine(model, settings.max_sessions), settings)
+    sessions = Sessions(engine, settings)
     connections = Connections(sessions, access, name)
 
     @asynccontextmanager

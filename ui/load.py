@@ -175,9 +175,9 @@ def _serve(load: Load, port: Connection) -> None:
         FixedTimeStep.seconds = load.step_ms / 1e3
         model.config.context_tokens = 1024  # never filled, but hundreds of streams have to be addressed
     settings = Settings(max_sessions=load.sessions + load.slow_readers)
-    engine = Engine if load.step_ms is None else FixedTimeStep
+    engine = (Engine if load.step_ms is None else FixedTimeStep)(model, settings.max_sessions)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as taken:
-        server = Server(create_app(model, load.model, settings, engine=engine), settings)
+        server = Server(create_app(engine, load.model, settings), settings)
         port.send(taken.getsockname()[1])
         server.run(sockets=[taken])
 

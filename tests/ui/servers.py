@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_socket
 
+from stream.engine import Engine
 from ui.app import create_app
 from ui.protocol import EncodedFrame, FrameFormat
 from ui.serving import Server
@@ -33,7 +34,7 @@ def running(model: VideoLLM, **settings: Any) -> Iterator[Running]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         chosen = replace(Settings(port=taken.getsockname()[1]), **settings)
-        app = create_app(model, "tiny", chosen)
+        app = create_app(Engine(model, chosen.max_sessions), "tiny", chosen)
         server = Server(app, chosen)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
         thread.start()

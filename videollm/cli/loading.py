@@ -16,6 +16,7 @@ from videollm.cli.errors import CommandError
 if TYPE_CHECKING:
     import torch
 
+    from stream.engine import Engine
     from stream.journal import JournalReader
     from stream.session import Session
     from videollm import VideoLLM
@@ -58,23 +59,30 @@ def load_session(
     """Load the model onto the device and begin a session; with a budget, shared out by the model's
     calibration where it has one, tell the memory it takes. Raises CheckpointError, CommandError and
     typer.BadParameter."""
+    engine = load_engine(model, device, budget)
+    from stream.session import Session
+
+    return Session(engine.model, threshold=threshold, engine=engine, journal=journal)
+
+
+def load_engine(model: str, device: str, budget: str | None = None, slots: int = 1) -> Engine:
+    """Load the model onto the device, for so many streams. Raises and tells as `load_session` does."""
     loaded = load_model(model, device)
     from stream.engine import Engine
-    from stream.session import Session
     from videollm.budgets import build_budgets
     from videollm.budgets.calibration import calibration_file, read_calibration
 
     if budget is None:
-        return Session(loaded, threshold=threshold, journal=journal)
+        return Engine(loaded, slots)
     try:
         calibration = read_calibration(calibration_file(model))
-        engine = Engine(loaded, budget=build_budgets(loaded, budget, calibration=calibration))
+        engine = Engine(loaded, slots, build_budgets(loaded, budget, calibration=calibration))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--budget") from error
     shares = "the same in every layer" if calibration is None else f"by the calibration of {calibration.date}"
     size = engine.cache.nbytes / 2**20
     Console(stderr=True).print(f"cache: {size:.0f} MiB from beginning to end, {shares}", style="dim")
-    return Session(loaded, threshold=threshold, engine=engine, journal=journal)
+    return engine
 
 
 def load_model(model: str, device: str) -> VideoLLM:

@@ -9,7 +9,7 @@ import typer
 
 from videollm.cli import options
 from videollm.cli.errors import CommandError
-from videollm.cli.loading import load_model
+from videollm.cli.loading import load_engine
 
 
 def serve(
@@ -44,6 +44,7 @@ def serve(
     threshold: options.Threshold = None,
     model: options.Model = "pocket",
     device: options.Device = "auto",
+    budget: options.Budget = None,
 ) -> None:
     """Serve a page for the browser, live sessions over a WebSocket, and an API like OpenAI's.
 
@@ -70,11 +71,11 @@ def serve(
     try:
         settings.check()
         with listen(settings) as taken:
-            loaded = load_model(model, device)
+            engine = load_engine(model, device, budget, max_sessions)
             from ui.app import create_app
             from ui.serving import Server
 
-            server = Server(create_app(loaded, model, settings), settings)
+            server = Server(create_app(engine, model, settings), settings)
             address = settings.address(taken.getsockname()[1])
             page = address.replace("ws", "http", 1)
             message = f"{model}: the page on {page}, the WebSocket on {address}/v1/stream (stop: Ctrl-C)"
