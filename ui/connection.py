@@ -37,6 +37,7 @@ from ui.protocol import (
 from ui.sessions import Sessions
 
 START_SECONDS = 10.0
+MOST_STARTING = 256  # connections that have shown nothing yet
 CLOSE_CODES = {
     ErrorCode.AUTH_REQUIRED: CloseCode.UNAUTHORIZED,
     ErrorCode.AUTH_WRONG: CloseCode.UNAUTHORIZED,
@@ -65,6 +66,7 @@ class Connections:
         self._access = access
         self._model = model
         self._of: dict[LiveSession, _Connection] = {}
+        self._starting = 0
 
     async def serve(self, websocket: WebSocket) -> None:
         """From the handshake to the end of the connection."""
@@ -96,11 +98,16 @@ class Connections:
 
     async def _start(self, websocket: WebSocket) -> SessionStart:
         """The first message. Raises ProtocolError and WebSocketDisconnect."""
+        if self._starting >= MOST_STARTING:
+            raise ProtocolError(ErrorCode.SERVER_FULL, "too many connections begin at once; try again later")
+        self._starting += 1
         try:
             message = await asyncio.wait_for(_receive(websocket), START_SECONDS)
         except TimeoutError:
             reason = f"no session.start within {START_SECONDS:g} s"
             raise ProtocolError(ErrorCode.START_TIMEOUT, reason) from None
+        finally:
+            self._starting -= 1
         start = parse_message(message) if isinstance(message, str) else None
         if not isinstance(start, SessionStart):
             raise ProtocolError(ErrorCode.START_EXPECTED, "the first message is session.start")

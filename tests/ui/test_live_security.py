@@ -92,6 +92,16 @@ def test_a_port_that_is_taken_is_one_line(open_server: Running, capsys: pytest.C
     assert "choose another with --port" in capsys.readouterr().err
 
 
+def test_connections_that_show_nothing_are_counted(
+    open_server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ui.connection.MOST_STARTING", 2)
+    with open_server.connect(), open_server.connect(), open_server.connect() as third:
+        assert third.hear("error")["code"] == "server.full"
+    with open_server.start() as later:
+        assert later.started["type"] == "session.started"
+
+
 # Tokens and origins
 
 
