@@ -37,7 +37,7 @@ from ui.protocol import (
 from ui.sessions import Sessions
 
 START_SECONDS = 10.0
-MOST_STARTING = 256  # connections that have shown nothing yet
+MOST_STARTING = 1024  # connections that have shown nothing yet
 CLOSE_CODES = {
     ErrorCode.AUTH_REQUIRED: CloseCode.UNAUTHORIZED,
     ErrorCode.AUTH_WRONG: CloseCode.UNAUTHORIZED,

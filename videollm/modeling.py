@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
@@ -15,6 +16,8 @@ from videollm.connector import build_connector
 from videollm.depth_lm import DepthLM
 from videollm.places import FramePlaces
 from videollm.vision import VisionTower, build_tower
+
+FRAMES_AT_ONCE = 32
 
 
 class VideoLLM(DepthLM):
@@ -58,8 +61,12 @@ class VideoLLM(DepthLM):
             self.tokenizer.save_pretrained(save_directory)
 
     def encode_frames(self, frames: Tensor) -> Tensor:
-        """Square frames, uint8 [frames, 3, size, size], to embeddings [frames, tokens, dim]."""
-        return self.connector(self.vision_tower(frames))
+        """Square frames, uint8 [frames, 3, size, size], to embeddings [frames, tokens, dim].
+
+        Only so many go through the vision tower at once: when streams begin their contexts anew, hundreds may
+        come, and what the tower needs for them would stay allocated.
+        """
+        return torch.cat([self.connector(self.vision_tower(part)) for part in frames.split(FRAMES_AT_ONCE)])
 
     def forward(  # type: ignore[override]
         self,
