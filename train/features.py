@@ -18,6 +18,7 @@ from rich.progress import track
 
 from train.compose import FPS, Composition, Happening, Sight, compose, happenings_of, pan
 from train.media import Media
+from videollm.files import written_whole
 from videollm.vision import VisionTower
 
 BATCH = 8
@@ -115,8 +116,5 @@ def clip_features(
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Complete before it has its name, so that a kill leaves no half-written features."""
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
+    with written_whole(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    partial.replace(path)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from videollm.files import write_whole
+
 
 class Results:
     """Rows by name in a JSON file, beside the `settings` that they were measured with and the
@@ -37,9 +39,5 @@ class Results:
         self.rows[name] = row
         if self._path is None:
             return
-        partial = self._path.with_name(f".{self._path.name}.part")
-        try:
-            partial.write_text(json.dumps(self._facts | {"rows": self.rows}, indent=1) + "\n")
-            partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        text = json.dumps(self._facts | {"rows": self.rows}, indent=1) + "\n"
+        write_whole(self._path, text.encode())

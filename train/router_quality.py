@@ -37,6 +37,7 @@ from train.trainer import Stage, Trainer
 from train.vocabulary import load_vocabulary
 from videollm.cli.loading import load_session
 from videollm.configuration import DepthConfig
+from videollm.files import write_whole
 
 ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
 # Neither the training clips' seeds nor the default model's benchmark's.
@@ -127,9 +128,7 @@ def main(
             console.print(f"[bold]{router}, seed {seed}")
             steps = naming_steps, clip_steps
             runs.append(measure(router, seed, steps, material, unseen, work / f"{router}-{seed}"))
-            partial = out.with_suffix(".part")
-            partial.write_text(json.dumps(results, indent=1) + "\n")
-            partial.replace(out)
+            write_whole(out, (json.dumps(results, indent=1) + "\n").encode())
     console.print(table(results["runs"]))
 
 

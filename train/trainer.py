@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from train.precision import mixed_precision
 from train.sequences import IGNORED, Row, Sequence, deal, pack
 from videollm.connector import ClassNameConnector
+from videollm.files import written_whole
 from videollm.modeling import VideoLLM
 from videollm.prompt import Prompt
 
@@ -170,9 +171,8 @@ class Trainer:
         weights, optimizer = get_state_dict(self.objective, self.optimizer.optimizer, options=options)
         if self.accelerator.is_main_process:
             learned = {name: weights[name] for name in self.trained}  # a tied frozen weight may be among them
-            partial = path.with_suffix(".part")
-            torch.save({"step": step, "weights": learned, "optimizer": optimizer}, partial)
-            partial.replace(path)
+            with written_whole(path) as partial:
+                torch.save({"step": step, "weights": learned, "optimizer": optimizer}, partial)
 
     def _resume(self, path: Path) -> int:
         if not path.is_file():

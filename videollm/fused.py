@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from videollm.packed import packed_attention
+from videollm.rotary import rotate
 from videollm.slab import Packing
 
 
@@ -54,7 +55,8 @@ class FusedLayer(nn.Module):
         normed = F.rms_norm(hidden_states, self.attention_norm.shape, self.attention_norm, self.eps)
         projected = self.qkv_proj(normed).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         key_end = self.query_heads + self.key_heads
-        rotated = rotate(projected[:, :key_end], *position_embeddings)
+        cos, sin = (part[:, None] for part in position_embeddings)  # [batch, 1, sequence, head_dim]
+        rotated = rotate(projected[:, :key_end], cos, sin)
         attended, _ = packed_attention(
             self,
             rotated[:, : self.query_heads],
@@ -87,10 +89,3 @@ def join_linears(*linears: nn.Linear) -> nn.Linear:
     if linears[0].bias is not None:
         joined.bias = nn.Parameter(torch.cat([each.bias.detach() for each in linears]), requires_grad=False)
     return joined
-
-
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [batch, heads, sequence, head_dim]; cos and sin [batch, sequence, head_dim]."""
-    half = heads.shape[-1] // 2
-    turned = torch.cat((heads[..., half:].neg(), heads[..., :half]), -1)
-    return torch.addcmul(heads * cos[:, None], turned, sin[:, None])

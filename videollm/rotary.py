@@ -32,14 +32,21 @@ class RotaryTable:
         """Rotated keys or queries [..., dim] as if they stood `by` [...] positions behind where they do, or
         before, where it is negative."""
         distance = by.abs()
-        return _rotate(states, self._turn_cos[distance], self._turn_sin[distance] * by.sign()[..., None])
+        return _rotate_finely(
+            states, self._turn_cos[distance], self._turn_sin[distance] * by.sign()[..., None]
+        )
 
     def turn_on_average(self, states: Tensor, positions: int) -> Tensor:
         """The mean of [..., dim] turned by 0 ... `positions` - 1, or as far as the table goes."""
-        return _rotate(states, self._turn_cos[:positions].mean(0), self._turn_sin[:positions].mean(0))
+        return _rotate_finely(states, self._turn_cos[:positions].mean(0), self._turn_sin[:positions].mean(0))
 
 
-def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Llama's rotation, which pairs an entry of the first half with one of the second, in float32."""
-    first, second = states.float().chunk(2, -1)
-    return (states.float() * cos + torch.cat([-second, first], -1) * sin).to(states.dtype)
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Llama's rotation of [..., dim], which pairs an entry of the first half with one of the second."""
+    first, second = states.chunk(2, -1)
+    return torch.addcmul(states * cos, torch.cat((-second, first), -1), sin)
+
+
+def _rotate_finely(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The same in float32, rounded once."""
+    return rotate(states.float(), cos, sin).to(states.dtype)

@@ -14,6 +14,7 @@ from videollm.cli import options
 from videollm.cli.errors import CommandError, check_whole
 from videollm.cli.layer_plot import layer_plot
 from videollm.cli.loading import MAX_SIDE, load_model, pick_device, quieten_transformers, refuse_namesake
+from videollm.files import write_whole
 
 if TYPE_CHECKING:
     from videollm.budgets.calibration import Calibration
@@ -65,8 +66,8 @@ def calibrate(
     path = calibration_file(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     plot = layer_plot(calibration, budget, entries)
-    _put(path.with_suffix(".svg"), plot)
-    _put(path, _as_json(calibration))
+    write_whole(path.with_suffix(".svg"), plot.encode())
+    write_whole(path, _as_json(calibration))
     table = Table("layer", "attention needs", "output needs", f"of {budget}", title=f"{model}, entries")
     rows = zip(calibration.attention, calibration.output, entries, strict=True)
     for layer, (attention, output, kept) in enumerate(rows):
@@ -151,17 +152,7 @@ def _progress() -> Progress:
     )
 
 
-def _as_json(calibration: Calibration) -> str:
+def _as_json(calibration: Calibration) -> bytes:
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(calibration)).decode() + "\n"
-
-
-def _put(path: Path, text: str) -> None:
-    """Whole or not at all: what was stopped leaves an earlier calibration as it was."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return msgspec.json.format(msgspec.json.encode(calibration)) + b"\n"

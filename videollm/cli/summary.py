@@ -16,6 +16,7 @@ from stream.export.markdown import escaped, item
 from stream.export.times import format_time
 from stream.frames import Event, Frame
 from videollm.cli.play import MOST_TOGETHER
+from videollm.files import write_whole
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -95,9 +96,9 @@ def write_summary(folder: Path, name: str, summary: Summary, contact_sheet: Imag
     (folder / f"{name}.json").unlink(missing_ok=True)
     picture = io.BytesIO()
     contact_sheet.save(picture, "PNG")
-    _put(folder / f"{name}.png", picture.getvalue())
-    _put(folder / f"{name}.md", _markdown(summary, f"{name}.png").encode())
-    _put(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+    write_whole(folder / f"{name}.png", picture.getvalue())
+    write_whole(folder / f"{name}.md", _markdown(summary, f"{name}.png").encode())
+    write_whole(folder / f"{name}.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
 
 
 def _markdown(summary: Summary, contact_sheet: str) -> str:
@@ -109,12 +110,3 @@ def _markdown(summary: Summary, contact_sheet: str) -> str:
         f"![Contact sheet]({quote(contact_sheet)})\n\n"
         f"{lines}"
     )
-
-
-def _put(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
