@@ -507,6 +507,24 @@ def test_who_reads_the_newest_goes_on_and_who_reads_back_is_left_there(
         expect(page.get_by_role("button", name="Newest")).to_be_hidden()
 
 
+def test_who_has_just_scrolled_back_is_left_there(server: Running, browser: Browser) -> None:
+    with opened(browser, server.http, PHONE) as page:
+        # The browser tells of scrolling in its next frame; here a narration comes before it.
+        scrolled = page.evaluate(
+            """async () => {
+              const { Timeline } = await import("./static/timeline.js");
+              const timeline = new Timeline(), scroll = document.getElementById("scroll");
+              for (let id = 0; id < 40; id += 1) timeline.say(id, "narration", id, "A cup is in view.");
+              const end = scroll.scrollTop;
+              scroll.scrollTop = 0;
+              timeline.say(40, "narration", 40, "A cat is in view.");
+              return [end, scroll.scrollTop, document.getElementById("newest").hidden];
+            }"""
+        )
+        end, left_at, newest_hidden = scrolled
+        assert end > 150 and left_at == 0 and not newest_hidden
+
+
 @pytest.mark.parametrize("width", [320, 390, 861])
 def test_nothing_lies_beside_the_screen(server: Running, browser: Browser, width: int) -> None:
     with opened(browser, server.http, ViewportSize(width=width, height=800)) as page:

@@ -8,6 +8,7 @@ export class Timeline {
   #list; #scroll; #nothing; #newest; #spoken; #large;
   #moments = new Map(); // by id
   #follows = true; // to the newest; who has scrolled back is left there
+  #placed = 0; // where following put the list: less, and the reader has scrolled back
   #inOrder = null; // the moment that Tab leads to; arrows lead to the others
 
   constructor() {
@@ -38,6 +39,7 @@ export class Timeline {
     for (const moment of this.#moments.values()) moment.remove();
     this.#moments.clear();
     this.#list.replaceChildren();
+    this.#placed = 0;
     this.#spoken.replaceChildren();
     this.#nothing.hidden = false;
     this.#newest.hidden = true;
@@ -45,8 +47,7 @@ export class Timeline {
 
   // The next words of what is being said.
   add(id, kind, time, words) {
-    this.#moment(id, kind).add(time, words);
-    this.#changed();
+    this.#change(() => this.#moment(id, kind).add(time, words));
   }
 
   // A question that waits for its answer.
@@ -57,10 +58,11 @@ export class Timeline {
 
   // The whole of it, with the moment's picture (a Blob) where there is one.
   say(id, kind, time, text, picture = null) {
-    const moment = this.#moment(id, kind);
-    moment.finish(time, text, picture);
-    if (moment.url && !this.#list.contains(document.activeElement)) this.#putInOrder(moment);
-    this.#changed();
+    this.#change(() => {
+      const moment = this.#moment(id, kind);
+      moment.finish(time, text, picture);
+      if (moment.url && !this.#list.contains(document.activeElement)) this.#putInOrder(moment);
+    });
     const line = document.createElement("p");
     line.textContent = text;
     this.#spoken.append(line);
@@ -106,11 +108,15 @@ export class Timeline {
   #toEnd() {
     this.#follows = true;
     this.#scroll.scrollTop = this.#scroll.scrollHeight;
+    this.#placed = this.#scroll.scrollTop;
     this.#newest.hidden = true;
   }
 
-  #changed() {
-    if (this.#follows) this.#toEnd();
+  #change(how) {
+    // The browser tells of scrolling later than it scrolls.
+    const follows = this.#follows && this.#scroll.scrollTop >= this.#placed;
+    how();
+    if (follows) this.#toEnd();
     else this.#newest.hidden = false;
   }
 }
