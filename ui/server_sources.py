@@ -97,8 +97,7 @@ class ServerSources:
     def __init__(self, sources: Mapping[str, str], max_side: int) -> None:
         self._sources = sources
         self._max_side = max_side
-        self._readers: dict[str, _Reader] = {}  # of what is shared
-        self._all: list[_Reader] = []
+        self._readers: dict[tuple[str, object], _Reader] = {}  # by name and, where not shared, for whom
 
     @property
     def names(self) -> list[str]:
@@ -109,49 +108,51 @@ class ServerSources:
         if name not in self._sources:
             raise ProtocolError(ErrorCode.SOURCE_UNKNOWN, "there is no source of that name; see /v1/sources")
 
-    def watch(self, name: str, fps: float, watcher: Watcher) -> None:
-        """Begin to show a source. `fps` is how many pictures of a folder are shown a second; all else is
-        shown at up to `READ_FPS`."""
+    def watch(self, name: str, fps: float, watcher: Watcher, owner: object) -> None:
+        """Begin to show a source; an owner has one watcher at a time. `fps` is how many pictures of a folder
+        are shown a second; all else is shown at up to `READ_FPS`."""
         uri = self._sources[name]
-        if (running := self._readers.get(name)) is not None and running.admit(watcher):
+        key = name, None if _is_shared(uri) else owner
+        self._readers = {key: reader for key, reader in self._readers.items() if reader.is_alive()}
+        if (running := self._readers.get(key)) is not None and running.admit(watcher, fps):
             return
-        reader = _Reader(name, uri, fps, self._max_side)
-        reader.admit(watcher)
-        if reader.shared:
-            self._readers[name] = reader
-        self._all = [*(other for other in self._all if other.is_alive()), reader]
+        reader = self._readers[key] = _Reader(name, uri, self._max_side)
+        reader.admit(watcher, fps)
         reader.start()
 
     def close(self) -> None:
         """Stop reading."""
-        for reader in self._all:
+        for reader in self._readers.values():
             reader.stop()
         until = time.monotonic() + CLOSE_SECONDS
-        for reader in self._all:
+        for reader in self._readers.values():
             reader.join(max(0.0, until - time.monotonic()))
 
 
 class _Reader(threading.Thread):
-    """Reads one source for its watchers, as long as there are any. A source that is not live is shown at its
-    own speed, and where it is not shared waits for its watcher."""
+    """Reads one source, again and again from its beginning as long as somebody wants to watch. What is shared
+    is shown to those who come later, too. What is not live is shown at its own speed, and where it is not
+    shared waits for its watcher."""
 
-    def __init__(self, name: str, uri: str, fps: float, max_side: int) -> None:
+    def __init__(self, name: str, uri: str, max_side: int) -> None:
         super().__init__(name=f"source {name}", daemon=True)
-        self.shared = _is_shared(uri)
         self._source_name = name
         self._uri = uri
-        self._fps = fps  # of a folder of pictures
+        self._shared = _is_shared(uri)
         self._max_side = max_side
         self._lock = threading.Lock()
         self._watchers: list[Watcher] = []
+        self._fps = READ_FPS
         self._stopped = False
         self._finished = False
+        self._begun_for: list[Watcher] = []
 
-    def admit(self, watcher: Watcher) -> bool:
-        """Show it from now on to this one, too; False where reading has come to its end."""
+    def admit(self, watcher: Watcher, fps: float) -> bool:
+        """Show it to this one, too; False where reading has come to its end."""
         with self._lock:
             if not self._finished:
-                self._watchers.append(watcher)
+                self._watchers = [*self._wanting(), watcher]
+                self._fps = fps
             return not self._finished
 
     def stop(self) -> None:
@@ -159,23 +160,29 @@ class _Reader(threading.Thread):
         self._stopped = True
 
     def run(self) -> None:
-        while not self._finish():
+        while self._begin():
             if (end := self._show_all()) is not None:
-                with self._lock:
-                    watchers, self._watchers = self._watchers, []
-                for watcher in watchers:
+                told = self._watching()
+                for watcher in told:
                     watcher.end(*end)
+                with self._lock:
+                    self._watchers = [watcher for watcher in self._watchers if watcher not in told]
 
-    def _finish(self) -> bool:
-        """Whether nobody watches; then nobody is admitted any more."""
+    def _begin(self) -> bool:
+        """Whether somebody wants to watch; where nobody does, nobody is admitted any more."""
         with self._lock:
-            self._watchers = [watcher for watcher in self._watchers if watcher.wanted]
-            self._finished = self._stopped or not self._watchers
-            return self._finished
+            self._begun_for = self._wanting()
+            self._finished = not self._begun_for
+            return not self._finished
 
     def _watching(self) -> list[Watcher]:
+        """Those to whom the next frame is shown."""
         with self._lock:
-            return [] if self._stopped else [watcher for watcher in self._watchers if watcher.wanted]
+            wanting = self._wanting()
+        return wanting if self._shared else [watcher for watcher in wanting if watcher in self._begun_for]
+
+    def _wanting(self) -> list[Watcher]:
+        return [] if self._stopped else [watcher for watcher in self._watchers if watcher.wanted]
 
     def _show_all(self) -> tuple[NoticeCode, str] | None:
         """Show the source to its end, and say what that was; None where nobody watches any more."""
@@ -206,7 +213,7 @@ class _Reader(threading.Thread):
         start = time.monotonic()
         for frame in source:
             if not source.live:
-                while not self.shared and (watchers := self._watching()):
+                while not self._shared and (watchers := self._watching()):
                     if watchers[0].wait_for_room(LOOK_SECONDS):
                         break
                 start = max(start, time.monotonic() - frame.time)

@@ -53,7 +53,7 @@ class SourceSession(LiveSession):
     def watch(self) -> None:
         """Begin to watch."""
         self._watch = _Watch(self)
-        self._sources.watch(self._source, self._fps, self._watch)
+        self._sources.watch(self._source, self._fps, self._watch, owner=self)
 
     def picture(self, sequence: int) -> bytes | None:
         """The JPEG of a frame of which something was said, or after which an answer was given."""

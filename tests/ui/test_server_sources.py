@@ -306,6 +306,39 @@ def test_a_reset_in_the_middle_of_a_clip_loses_nothing_of_the_next_beginning(ser
     assert [event["start"] for event in last] == TIMES
 
 
+def test_a_flood_of_resets_opens_a_slow_source_but_once_at_a_time(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_source, opened = server_sources.open_source, 0
+
+    def open_slowly(*arguments: object, **options: object) -> Source:
+        nonlocal opened
+        opened += 1
+        time.sleep(0.3)
+        return open_source(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server_sources, "open_source", open_slowly)
+    with server.start(source="demo", **SPEAKS) as client:
+        for _ in range(300):
+            client.say("session.reset")
+        client.hear("notice", code="source.ended")
+        assert readers() in ([], ["source demo"]) and opened <= 5
+        assert [event["start"] for event in of_type(client.heard, "narration")] == TIMES
+        client.end()
+
+
+def test_a_reset_shows_a_folder_at_the_rate_that_holds_then(server: Running) -> None:
+    with server.start(source="demo", threshold=1.0, fps=0.1) as client:
+        client.hear("narration")
+        client.say("session.update", fps=60)
+        client.say("session.reset")
+        client.hear("notice", code="session.reset")
+        heard = len(client.heard)
+        client.hear("notice", code="source.ended")
+        assert [event["start"] for event in of_type(client.heard[heard:], "narration")] == TIMES
+        client.end()
+
+
 def test_damage_is_told_at_the_end(model: VideoLLM, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes((pictures / "1.png").read_bytes())
     (tmp_path / "2.png").write_bytes(b"no picture")
