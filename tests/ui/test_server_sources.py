@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -13,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import small_model
@@ -21,8 +24,9 @@ from servers import Client, Running, jpeg, of_type, picture, running, until
 
 from stream import session
 from stream.frames import Frame
-from stream.sources import Source, SourceError
+from stream.sources import Source, SourceError, opening
 from ui import server_sources, source_session
+from ui.client import connect
 from ui.inbox import FRAMES
 from ui.server_sources import parse_sources
 from ui.settings import SettingsError
@@ -415,6 +419,62 @@ def test_a_camera_that_is_not_there_is_told(server: Running, camera: type[Camera
         assert fetch(server, f"/v1/sessions/{client.started['session_id']}/picture") == (204, b"")
         client.end()
     assert "secret-host" not in json.dumps(client.heard)
+
+
+def test_a_live_stream_of_the_network_is_shared_and_its_silence_told(
+    model: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "STALL_SECONDS", 1.0)
+    with socket.socket(type=socket.SOCK_DGRAM) as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"udp://127.0.0.1:{unused.getsockname()[1]}"
+    enough = threading.Event()
+
+    def send() -> None:
+        with av.open(address, "w", format="mpegts") as container:
+            stream = container.add_stream("libx264", rate=25, options={"g": "5", "tune": "zerolatency"})
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for index in itertools.takewhile(lambda _: not enough.is_set(), itertools.count()):
+                frame = av.VideoFrame.from_ndarray(np.asarray(picture()), "rgb24")
+                frame.pts = index
+                container.mux(stream.encode(frame))
+                time.sleep(0.02)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with (
+        running(model, sources={"door": address}) as server,
+        server.start(source="door", **SPEAKS) as one,
+        server.start(source="door", **SPEAKS) as two,
+    ):
+        for client in (one, two):
+            for _ in range(3):
+                client.hear("narration")
+        assert readers() == ["source door"]
+        enough.set()
+        sender.join()
+        for client in (one, two):
+            client.hear("notice", code="source.failed")
+            client.say("question", id="1", text="What was there?")
+            client.hear("answer")
+            client.end()
+
+
+def test_the_python_client_watches_a_source(server: Running) -> None:
+    async def main() -> None:
+        async with connect(server.address, source="demo", **SPEAKS) as stream:
+            said = []
+            async for event in stream:
+                if event["type"] == "narration":
+                    said.append(event["start"])
+                if event.get("code") == "source.ended":
+                    break
+            assert said == TIMES
+            assert await stream.offer(jpeg()) is None  # it has no credits
+            assert await stream.ask("What was there?")
+            await stream.end()
+
+    asyncio.run(main())
 
 
 # What a client may not do
