@@ -33,6 +33,7 @@ SAMPLE = assets_folder() / "sample.mp4"
 DESKTOP = ViewportSize(width=1440, height=900)
 PHONE = ViewportSize(width=390, height=844)
 SECONDS = 1000.0  # in milliseconds, as Playwright counts
+expect.set_options(timeout=20 * SECONDS)  # a machine may be busy
 MARKUP = "<img src=/gone onerror=\"document.title='run'\"><b>bold</b>"
 
 

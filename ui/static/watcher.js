@@ -4,6 +4,8 @@
 import { Rate } from "./rate.js";
 
 const EVERY_MS = 200; // pictures; a slow network shows fewer
+const AGAIN_MS = 1000; // a moment's picture whose way was broken
+const TRIES = 60;
 
 export class Watcher {
   leftOut = 0; // pictures, because the model had no time for them
@@ -29,7 +31,7 @@ export class Watcher {
         const picture = await this.#server.newestPicture(this.#stream.sessionId).catch(() => null);
         if (picture && !this.#stopped) this.#show(picture);
       }
-      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+      await sleep(EVERY_MS);
     }
   }
 
@@ -43,8 +45,16 @@ export class Watcher {
   }
 
   // The picture of a moment; null where it can't be had.
-  picture(sequence) {
-    return this.#server.picture(this.#stream.sessionId, sequence).catch(() => null);
+  async picture(sequence) {
+    for (let tries = 0; tries < TRIES && !this.#listening.signal.aborted; tries += 1) {
+      try {
+        return await this.#server.picture(this.#stream.sessionId, sequence);
+      } catch (error) {
+        if (!(error instanceof TypeError)) break; // the server has answered that there is none
+        await sleep(AGAIN_MS);
+      }
+    }
+    return null;
   }
 
   get latency() {
@@ -64,4 +74,8 @@ export class Watcher {
     URL.revokeObjectURL(this.#image.src);
     this.#image.src = URL.createObjectURL(picture);
   }
+}
+
+function sleep(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
