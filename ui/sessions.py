@@ -121,7 +121,7 @@ class Sessions:
         del self._parked[session], self._live[session.id], self._by_token[_digest(session.resume_token)]
         if not session.over:
             log.info("session %s: its client has not come back", session.id)
-            session.ended.set()
+            session.ended.set()  # a source that it watches is read no further
         self.engine.leave(session)
         self._seated.discard(session)
 
