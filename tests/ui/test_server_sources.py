@@ -28,6 +28,7 @@ from stream.sources import Source, SourceError, opening
 from ui import server_sources, source_session
 from ui.client import connect
 from ui.inbox import FRAMES
+from ui.protocol import NoticeCode
 from ui.server_sources import parse_sources
 from ui.settings import SettingsError
 from videollm import VideoLLM
@@ -308,6 +309,21 @@ def test_a_reset_in_the_middle_of_a_clip_loses_nothing_of_the_next_beginning(ser
         last = of_type(client.heard[heard:], "narration")
         client.end()
     assert [event["start"] for event in last] == TIMES
+
+
+def test_a_frame_that_was_on_its_way_at_a_reset_is_not_read(server: Running) -> None:
+    with server.start(source="demo", **SPEAKS) as client:
+        client.hear("notice", code="source.ended")
+        (live,) = server.sessions.all()
+        before, late = live._watch, Frame(99.0, np.zeros((48, 64, 3), np.uint8))
+        client.say("session.reset")
+        client.hear("notice", code="session.reset")
+        before.show(late, b"")
+        before.end(NoticeCode.SOURCE_FAILED, "too late")
+        client.hear("notice", code="source.ended")
+        assert client.end()[-1]["figures"]["frames_received"] == 2 * PICTURES
+    assert not of_type(client.heard, "error") and live._shown == 0
+    assert "too late" not in json.dumps(client.heard)
 
 
 def test_a_flood_of_resets_opens_a_slow_source_but_once_at_a_time(
