@@ -21,6 +21,7 @@ from ui.protocol import PATH
 from ui.responses import fail_as_routing_does
 from ui.sessions import Sessions
 from ui.settings import Settings
+from ui.source_api import SourceApi
 
 
 def create_app(engine: Engine, name: str, settings: Settings) -> Starlette:
@@ -40,6 +41,7 @@ def create_app(engine: Engine, name: str, settings: Settings) -> Starlette:
     routes: list[BaseRoute] = [
         WebSocketRoute(PATH, connections.serve),
         *HttpApi(sessions, access).routes(),
+        *SourceApi(sessions, access).routes(),
         *OpenAIApi(sessions, access, name).routes(),
         *documents.routes(name),
         *page_routes(),

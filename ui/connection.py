@@ -9,7 +9,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ui.access import Access
-from ui.inbox import FRAMES, QUESTIONS
+from ui.inbox import QUESTIONS
 from ui.live_session import LiveSession
 from ui.protocol import (
     MAX_FRAME_BYTES,
@@ -132,7 +132,7 @@ class Connections:
             session.id,
             session.resume_token,
             self._model,
-            FRAMES,
+            session.credits,
             limits,
             start.resume_token is not None,
             session.last_sequence,

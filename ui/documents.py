@@ -16,6 +16,7 @@ from ui import protocol
 from ui.chat import ChatRequest
 from ui.http_api import MEDIA_TYPES, SessionDetails, SessionList, Status
 from ui.responses import Failed
+from ui.source_api import JPEG, SourceList
 
 _CLIENT = (
     protocol.SessionStart,
@@ -57,11 +58,17 @@ def routes(model: str) -> list[BaseRoute]:
 
 def openapi(model: str) -> dict[str, Any]:
     """The HTTP API of a server of that model, OpenAPI 3.1."""
-    shapes = (SessionList, SessionDetails, Status, Failed, ChatRequest)
+    shapes = (SessionList, SessionDetails, SourceList, Status, Failed, ChatRequest)
     _, schemas = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
     schemas["ChatRequest"]["properties"]["model"] = {"const": model}
     schemas |= {"Models": _listed(), "ChatCompletion": _completion()}
     session = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    sequence = {
+        "name": "sequence",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    }
     format = {"name": "format", "in": "query", "schema": {"enum": list(FORMATS), "default": "jsonl"}}
     export = {media: {"schema": {"type": "string"}} for media in sorted(set(MEDIA_TYPES.values()))}
     completion = {
@@ -103,6 +110,27 @@ def openapi(model: str) -> dict[str, Any]:
                     "summary": "What a session has said so far.",
                     "responses": {"200": {"description": "The events.", "content": export}}
                     | _failures("401", "403", "404", "422"),
+                }
+                | guarded,
+            },
+            "/v1/sources": {"get": _get("list_sources", "The server's own.", "SourceList", "401") | guarded},
+            "/v1/sessions/{id}/picture": {
+                "parameters": [session],
+                "get": {
+                    "operationId": "newest_picture",
+                    "summary": "What the source of a session shows now.",
+                    "responses": _picture()
+                    | {"204": {"description": "It has shown nothing yet."}}
+                    | _failures("401", "403", "404"),
+                }
+                | guarded,
+            },
+            "/v1/sessions/{id}/pictures/{sequence}": {
+                "parameters": [session, sequence],
+                "get": {
+                    "operationId": "moment_picture",
+                    "summary": "The frame of a narration or an answer, where the server took it itself.",
+                    "responses": _picture() | _failures("401", "403", "404"),
                 }
                 | guarded,
             },
@@ -188,6 +216,11 @@ def _failures(*statuses: str) -> dict[str, Any]:
 
 def _text(description: str, media_type: str) -> dict[str, Any]:
     return {"description": description, "content": {media_type: {"schema": {"type": "string"}}}}
+
+
+def _picture() -> dict[str, Any]:
+    content = {JPEG: {"schema": {"type": "string", "format": "binary"}}}
+    return {"200": {"description": "The picture.", "content": content}}
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from time import monotonic
 import numpy as np
 
 from ui.decoding import decode
-from ui.protocol import EncodedFrame, ProtocolError, Question
+from ui.protocol import EncodedFrame, Notice, ProtocolError, Question
 
 FRAMES = 4  # that wait: more are read no faster (benchmarks/README.md), and are older when they are
 QUESTIONS = 8
@@ -21,13 +21,15 @@ QUESTIONS = 8
 
 @dataclass
 class WaitingFrame:
-    """A frame on its way through the decoder of pictures."""
+    """A frame that may still be on its way through the decoder of pictures."""
 
     sequence: int
     time: float
     """Seconds since the stream's first frame."""
     pixels: Future[np.ndarray]
     """uint8 [height, width, 3]."""
+    jpeg: bytes | None = None
+    """The same as a picture file, of frames that the server took itself."""
     received: float = field(default_factory=monotonic)
 
 
@@ -36,7 +38,8 @@ class Command(Enum):
     END = auto()
 
 
-Input = list[WaitingFrame] | Question | Command
+Other = Question | Command | Notice
+Input = list[WaitingFrame] | Other
 """Frames that can be read together, or one other thing."""
 
 
@@ -49,11 +52,14 @@ class Inbox:
         self._max_side = max_side
         self._ready = ready  # called from any thread when something can be taken
         self._lock = threading.Lock()
-        self._waiting: deque[WaitingFrame | Question | Command] = deque()
+        self._waiting: deque[WaitingFrame | Other] = deque()
 
     def put_frame(self, frame: EncodedFrame, time: float) -> WaitingFrame | None:
         """Take a frame in; the one that lost its place to it, if any."""
-        entry = WaitingFrame(frame.sequence, time, self._pool.submit(decode, frame, self._max_side))
+        return self.put(WaitingFrame(frame.sequence, time, self._pool.submit(decode, frame, self._max_side)))
+
+    def put(self, entry: WaitingFrame) -> WaitingFrame | None:
+        """Take in a frame whose decoding has begun, as `put_frame` does."""
         with self._lock:
             frames = [waiting for waiting in self._waiting if isinstance(waiting, WaitingFrame)]
             dropped = frames[0] if len(frames) == FRAMES else None
@@ -73,7 +79,8 @@ class Inbox:
         self._ready()
         return True
 
-    def put_command(self, command: Command) -> None:
+    def put_command(self, command: Command | Notice) -> None:
+        """Have something done, or told, once what came before is dealt with."""
         with self._lock:
             self._waiting.append(command)
         self._ready()
@@ -116,5 +123,5 @@ class Inbox:
             return frames
 
 
-def _is_decoded(entry: WaitingFrame | Question | Command) -> bool:
+def _is_decoded(entry: WaitingFrame | Other) -> bool:
     return not isinstance(entry, WaitingFrame) or entry.pixels.done()

@@ -18,13 +18,12 @@ from stream.frames import Event, Frame
 from stream.session import Session
 from stream.sources.sampling import Sampler
 from ui.engine_thread import Stream
-from ui.inbox import Command, Inbox, WaitingFrame
+from ui.inbox import FRAMES, Command, Inbox, WaitingFrame
 from ui.metrics import Metrics
 from ui.outbox import UNNUMBERED, Outbox
 from ui.protocol import (
     Answer,
     AnswerDelta,
-    EncodedFrame,
     EndReason,
     ErrorCode,
     Figures,
@@ -50,6 +49,9 @@ class LiveSession(Stream):
     """Frames and questions go through the inbox to the engine's thread, what is said through the outbox to
     whichever connection there is. What a client does is called on the event loop's thread, the methods of
     `Stream` on the engine's."""
+
+    credits = FRAMES
+    """How many frames a client may send before the first ack."""
 
     def __init__(
         self,
@@ -93,16 +95,11 @@ class LiveSession(Stream):
         self._received += 1
         try:
             frame = parse_frame(message)
-            stream_time = self._place(frame)
+            stream_time = self._place(frame.sequence, frame.time)
         except ProtocolError as error:
             self._refuse(error)
             return
-        if self._end_reason is not None:
-            self._done([frame.sequence], "dropped")
-        elif not self._sampler.takes(stream_time):
-            self._done([frame.sequence], "skipped")
-        elif (dropped := self._inbox.put_frame(frame, stream_time)) is not None:
-            self._drop([dropped])
+        self._take(frame.sequence, stream_time, lambda: self._inbox.put_frame(frame, stream_time))
 
     def receive_question(self, question: Question) -> None:
         """Ask; one whose id has come already is not asked again."""
@@ -142,20 +139,29 @@ class LiveSession(Stream):
         self._origin: float | None = None
         self._last_time = -math.inf
 
-    def _place(self, frame: EncodedFrame) -> float:
-        """The frame's time in the stream. Raises ProtocolError."""
-        if self.last_sequence is not None and frame.sequence <= self.last_sequence:
-            reason = f"frame {frame.sequence} after frame {self.last_sequence}"
-            raise ProtocolError(ErrorCode.FRAME_OUT_OF_ORDER, reason, frame.sequence)
-        self.last_sequence = frame.sequence
-        if frame.time < self._last_time:
-            reason = f"frame {frame.sequence} is older than the one before; session.reset begins a new clock"
-            raise ProtocolError(ErrorCode.FRAME_OUT_OF_ORDER, reason, frame.sequence)
+    def _place(self, sequence: int, moment: float) -> float:
+        """A frame's time in the stream. Raises ProtocolError."""
+        if self.last_sequence is not None and sequence <= self.last_sequence:
+            reason = f"frame {sequence} after frame {self.last_sequence}"
+            raise ProtocolError(ErrorCode.FRAME_OUT_OF_ORDER, reason, sequence)
+        self.last_sequence = sequence
+        if moment < self._last_time:
+            reason = f"frame {sequence} is older than the one before; session.reset begins a new clock"
+            raise ProtocolError(ErrorCode.FRAME_OUT_OF_ORDER, reason, sequence)
         if self._origin is None:
-            self._origin = frame.time
-        self._last_time = frame.time
-        self._newest_time = round(frame.time - self._origin, 6)
+            self._origin = moment
+        self._last_time = moment
+        self._newest_time = round(moment - self._origin, 6)
         return self._newest_time
+
+    def _take(self, sequence: int, stream_time: float, put: Callable[[], WaitingFrame | None]) -> None:
+        """Have a frame put into the inbox, if it is one to be looked at."""
+        if self._end_reason is not None:
+            self._done([sequence], "dropped")
+        elif not self._sampler.takes(stream_time):
+            self._done([sequence], "skipped")
+        elif (dropped := put()) is not None:
+            self._drop([dropped])
 
     def _drop(self, frames: list[WaitingFrame]) -> None:
         if not frames:
@@ -204,6 +210,8 @@ class LiveSession(Stream):
                 case Command.END:
                     self._finish(self._end_reason or EndReason.CLIENT)
                     return None
+                case Notice():
+                    self._notice(waiting.code, waiting.start, waiting.text)
                 case _:
                     self._reading = waiting
                     session.on_text = lambda text: self._tell_narration(session.time, text)
@@ -217,7 +225,7 @@ class LiveSession(Stream):
             if event.kind == "narration":
                 self._narrations += 1
                 self._metrics.events.labels("narration").inc()
-                sequence, end = self._sequence_at(event.time), max(event.time, self._newest_time)
+                sequence, end = self._frame_at(event.time).sequence, max(event.time, self._newest_time)
                 self.outbox.keep(
                     Narration(UNNUMBERED, _narration_id(sequence), sequence, event.time, end, event.text)
                 )
@@ -254,13 +262,13 @@ class LiveSession(Stream):
         self.outbox.keep(SessionEnded(UNNUMBERED, reason, self.figures()))
         self.ended.set()
 
-    def _sequence_at(self, moment: float) -> int:
+    def _frame_at(self, moment: float) -> WaitingFrame:
         """The frame in hand that has this time."""
-        return next(frame.sequence for frame in reversed(self._reading) if frame.time <= moment)
+        return next(frame for frame in reversed(self._reading) if frame.time <= moment)
 
     def _tell_narration(self, moment: float, text: str) -> None:
         if new := self._new_words(moment, text):
-            sequence = self._sequence_at(moment)
+            sequence = self._frame_at(moment).sequence
             self.outbox.tell(NarrationDelta(UNNUMBERED, _narration_id(sequence), sequence, moment, new))
 
     def _tell_answer(self, question_id: str, moment: float, text: str) -> None:
@@ -294,7 +302,7 @@ class LiveSession(Stream):
 
     def _done(self, sequences: list[int], outcome: str) -> None:
         self._metrics.frames.labels(outcome).inc(len(sequences))
-        self.outbox.acknowledge(max(sequences), **{outcome: len(sequences)})
+        self.outbox.acknowledge(max(sequences), gives_credit=self.credits > 0, **{outcome: len(sequences)})
 
     def _notice(self, code: NoticeCode, moment: float, text: str, count: int = 0) -> None:
         self._metrics.events.labels("notice").inc()

@@ -109,12 +109,18 @@ class Outbox:
             self._notify()
 
     def acknowledge(
-        self, sequence: int, *, read: int = 0, skipped: int = 0, dropped: int = 0, refused: int = 0
+        self,
+        sequence: int,
+        *,
+        read: int = 0,
+        skipped: int = 0,
+        dropped: int = 0,
+        refused: int = 0,
+        gives_credit: bool = True,
     ) -> None:
         """So many frames are done with, `sequence` the newest of them."""
-        ack = FrameAck(
-            UNNUMBERED, sequence, read + skipped + dropped + refused, read, skipped, dropped, refused
-        )
+        credits = read + skipped + dropped + refused if gives_credit else 0
+        ack = FrameAck(UNNUMBERED, sequence, credits, read, skipped, dropped, refused)
         with self._lock:
             self.totals = _merged(self.totals, ack)
             if self._is_heard:

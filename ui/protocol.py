@@ -21,6 +21,7 @@ MAX_MESSAGE_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 8 * 2**20
 MAX_PIXELS = 16_000_000
 MAX_QUESTION_CHARS = 2000
+MAX_SOURCE_CHARS = 64
 MAX_TIME = 2.0**40
 
 Fps = Annotated[float, Meta(gt=0, le=60)]
@@ -48,6 +49,8 @@ class SessionStart(ClientMessage, tag="session.start", frozen=True):
     """System prompt instead of the model's own."""
     events: frozenset[Kind] = KINDS
     """Which optional events are sent."""
+    source: Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)] | None = None
+    """A source of the server's own, by its name in `/v1/sources`, instead of frames from the client."""
     resume_token: Annotated[str, Meta(max_length=128)] | None = None
     last_event_id: Annotated[int, Meta(ge=0)] = 0
     """With `resume_token`: the greatest event id seen; what came after it is sent anew."""
@@ -104,7 +107,7 @@ class SessionStarted(ServerMessage, tag="session.started", frozen=True):
     resume_token: str
     model: str
     credits: int
-    """How many frames may be sent before the first `frame.ack`."""
+    """How many frames may be sent before the first `frame.ack`; 0 where the server watches its own source."""
     limits: Limits
     resumed: bool = False
     last_sequence: int | None = None
@@ -119,7 +122,7 @@ class FrameAck(ServerMessage, tag="frame.ack", frozen=True):
     sequence: int
     """The newest of the frames that are done with."""
     credits: int
-    """How many more frames may be sent: read + skipped + dropped + refused."""
+    """How many more frames may be sent: read + skipped + dropped + refused; 0 where they are the server's."""
     read: int = 0
     """The model has looked at them."""
     skipped: int = 0
@@ -178,6 +181,8 @@ class NoticeCode(StrEnum):
     FRAMES_DROPPED = "frames.dropped"
     CONTEXT_FULL = "context.full"
     SESSION_RESET = "session.reset"
+    SOURCE_ENDED = "source.ended"
+    SOURCE_FAILED = "source.failed"
 
 
 class Notice(ServerMessage, tag="notice", frozen=True):
@@ -213,6 +218,8 @@ class ErrorCode(StrEnum):
     FRAME_TOO_LARGE = "frame.too_large"
     FRAME_OUT_OF_ORDER = "frame.out_of_order"
     FRAME_UNDECODABLE = "frame.undecodable"
+    FRAME_UNEXPECTED = "frame.unexpected"
+    SOURCE_UNKNOWN = "source.unknown"
 
 
 class ServerError(ServerMessage, tag="error", frozen=True):

@@ -16,7 +16,9 @@ from ui.engine_thread import EngineThread, Stream
 from ui.live_session import LiveSession
 from ui.metrics import Metrics
 from ui.protocol import EndReason, ErrorCode, ProtocolError, SessionStart
+from ui.server_sources import ServerSources
 from ui.settings import Settings
+from ui.source_session import SourceSession
 
 DECODERS = 2  # threads; pictures are decoded without Python's lock
 # What the vision tower sees is averaged from pictures of up to this many times its side.
@@ -34,6 +36,7 @@ class Sessions:
         self.metrics = Metrics()
         self.engine = EngineThread(engine)
         self.max_side = DETAIL * engine.model.vision_tower.size
+        self.sources = ServerSources(settings.sources, self.max_side)
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self.draining = False
         self._live: dict[str, LiveSession] = {}  # by id; for the time of grace also those that are over
@@ -62,10 +65,17 @@ class Sessions:
         """Begin a session. Raises ProtocolError."""
         if start.threshold is None:
             start = replace(start, threshold=self.settings.threshold)
-        session = LiveSession(start, self.decoders, self.max_side, self.engine.wake, self.metrics)
+        shared = start, self.decoders, self.max_side, self.engine.wake, self.metrics
+        if start.source is None:
+            session = LiveSession(*shared)
+        else:
+            self.sources.check(start.source)
+            session = SourceSession(*shared, self.sources, start.source)
         await self.seat(session, start.prompt)
         self._live[session.id] = session
         self._by_token[_digest(session.resume_token)] = session
+        if isinstance(session, SourceSession):
+            session.watch()
         return session
 
     async def seat(self, stream: Stream, prompt: str | None = None) -> None:
@@ -111,6 +121,7 @@ class Sessions:
         del self._parked[session], self._live[session.id], self._by_token[_digest(session.resume_token)]
         if not session.over:
             log.info("session %s: its client has not come back", session.id)
+            session.ended.set()  # a source that it watches is read no further
         self.engine.leave(session)
         self._seated.discard(session)
 
@@ -131,6 +142,7 @@ class Sessions:
         """Give the threads back."""
         for timer in self._parked.values():
             timer.cancel()
+        self.sources.close()
         self.engine.stop()
         self.decoders.shutdown(cancel_futures=True)
 

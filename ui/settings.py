@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 BACKLOG = 512  # connections that wait to be accepted
@@ -29,6 +30,8 @@ class Settings:
     """Origins of pages, beside the server's own, that may connect."""
     folders: tuple[Path, ...] = ()
     """Folders whose clips may be named in requests."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """What the server itself can watch for its clients, by name."""
     certificate: Path | None = None
     key: Path | None = None
 

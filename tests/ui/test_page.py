@@ -33,6 +33,7 @@ SAMPLE = assets_folder() / "sample.mp4"
 DESKTOP = ViewportSize(width=1440, height=900)
 PHONE = ViewportSize(width=390, height=844)
 SECONDS = 1000.0  # in milliseconds, as Playwright counts
+expect.set_options(timeout=20 * SECONDS)  # a machine may be busy
 MARKUP = "<img src=/gone onerror=\"document.title='run'\"><b>bold</b>"
 
 
@@ -173,6 +174,69 @@ def test_someone_watches_a_clip(pocket: VideoLLM, browser: Browser) -> None:
         stop(page)
 
 
+@pytest.mark.parametrize(
+    "size", [DESKTOP, pytest.param(PHONE, marks=pytest.mark.slow)], ids=["desktop", "phone"]
+)
+def test_someone_watches_what_the_server_can_see(
+    pocket: VideoLLM, browser: Browser, size: ViewportSize
+) -> None:
+    sources = {"door": "camera:99", "demo": str(SAMPLE)}
+    with running(pocket, sources=sources) as server, opened(browser, server.http, size) as page:
+        page.get_by_text("Server", exact=True).click()
+        page.get_by_label("Which source of the server").select_option("demo")
+        start(page)
+        cat = page.locator(".narration", has_text="cat").first
+        expect(cat.locator("time")).to_have_text("0:02")
+        assert "cat" in ask(page, "What is in view?")
+        shown = page.get_by_role("img", name="What the assistant sees")
+        until(lambda: shown.evaluate("image => image.naturalWidth") >= 400)
+        expect(page.locator("#video")).to_be_hidden()
+
+        cat.get_by_role("button").click()
+        large = page.get_by_role("dialog")
+        expect(large).to_contain_text("cat")
+        assert large.locator("img").evaluate("image => image.naturalWidth") >= 400
+        page.keyboard.press("Escape")
+        expect(page.locator("#figure-fps")).to_have_text(re.compile(r"[12]\.\d"))
+        expect(page.locator("#figure-latency")).to_have_text(re.compile(r"\d m?s"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        stop(page)
+        expect(shown).to_be_hidden()
+        events = [msgspec.json.decode(line, type=Event) for line in saved(page, "JSONL").splitlines()]
+        assert "cat" in next(event.text for event in events if event.kind == "narration")
+
+
+def test_a_source_that_fails_or_ends_is_told_and_questions_are_answered(
+    model: VideoLLM, browser: Browser, tmp_path: Path
+) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 48), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    sources = {"door": "camera:99", "pictures": str(tmp_path)}
+    with running(model, sources=sources, threshold=1.0) as server, opened(browser, server.http) as page:
+        page.get_by_text("Server", exact=True).click()
+        start(page)
+        expect(page.get_by_role("alert")).to_contain_text("door gives no pictures. Ask about it, or stop.")
+        stop(page)
+        page.get_by_label("Which source of the server").select_option("pictures")
+        start(page)
+        expect(page.get_by_role("alert")).to_contain_text("pictures has ended")
+        assert len(narrations(page)) == 3
+        expect(page.locator(".thumb img")).to_have_count(3)
+        assert ask(page, "What was there?")
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.locator("#connection")).to_have_text("Ended")
+        page.get_by_text("Camera", exact=True).click()
+        start(page)
+        expect(page.locator("#video")).to_be_visible()
+        until(lambda: narrations(page))
+
+
+def test_where_the_server_has_no_sources_none_are_offered(server: Running, browser: Browser) -> None:
+    with opened(browser, server.http) as page:
+        start(page)
+        expect(page.get_by_text("Server", exact=True)).to_be_hidden()
+
+
 def test_two_watch_at_once_and_a_third_finds_no_place(model: VideoLLM, browser: Browser) -> None:
     with running(model, max_sessions=2, threshold=1.0) as server:
         with opened(browser, server.http) as one, opened(browser, server.http, PHONE) as two:
@@ -282,6 +346,29 @@ def test_after_a_break_it_goes_on_by_itself(server: Running, browser: Browser) -
         assert shown == [event.text for event in events if event.kind == "narration"]
 
 
+def test_a_source_of_the_server_goes_on_after_a_break(
+    model: VideoLLM, browser: Browser, tmp_path: Path
+) -> None:
+    for number in range(12):
+        Image.new("RGB", (64, 48), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    with (
+        running(model, grace_seconds=20, sources={"pictures": str(tmp_path)}, threshold=1.0) as server,
+        tunnelled(server, browser) as (network, page),
+    ):
+        page.get_by_text("Server", exact=True).click()
+        start(page)
+        until(lambda: len(narrations(page)) >= 2)
+        network.stall()
+        network.cut()
+        expect(page.locator("#connection")).to_have_text("Reconnecting …")
+        (live,) = server.sessions.all()
+        until(lambda: live.figures().frames_read >= 6)
+        network.restore()
+        expect(page.get_by_role("alert")).to_contain_text("pictures has ended")
+        assert len(narrations(page)) == 12
+        expect(page.locator(".thumb img")).to_have_count(12)
+
+
 def test_a_session_that_the_server_has_forgotten_begins_anew(model: VideoLLM, browser: Browser) -> None:
     with running(model, grace_seconds=0.1, threshold=1.0) as server:
         port = urlsplit(server.http).port
@@ -355,7 +442,7 @@ def test_pictures_become_smaller_where_the_network_is_slow_and_large_again(
 
 def test_a_token_is_asked_for_and_kept_for_this_tab_alone(model: VideoLLM, browser: Browser) -> None:
     with (
-        running(model, token="open sesame", threshold=1.0) as server,
+        running(model, token="open sesame", threshold=1.0, sources={"door": "camera:99"}) as server,
         opened(browser, server.http, quiet=False) as page,
     ):
         page.get_by_role("button", name="Start", exact=True).click()
@@ -364,8 +451,10 @@ def test_a_token_is_asked_for_and_kept_for_this_tab_alone(model: VideoLLM, brows
         page.keyboard.type("open barley")
         page.get_by_role("button", name="Start", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text("The token is wrong")
+        expect(page.get_by_text("Server", exact=True)).to_be_hidden()
         page.get_by_label("Token", exact=True).fill("open sesame")
         start(page)
+        expect(page.get_by_text("Server", exact=True)).to_be_visible()
         until(lambda: narrations(page))
         expect(page.locator("#layers span")).to_have_count(4)
         assert saved(page, "Markdown").startswith("# ")

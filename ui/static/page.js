@@ -4,9 +4,10 @@ import { VideoLLM } from "./videollm.js";
 import { Figures } from "./figures.js";
 import { Pusher } from "./pusher.js";
 import { Server } from "./server.js";
-import { SourceError, cameras, openCamera, openClip } from "./sources.js";
+import { SourceError, cameras, openCamera, openClip, openServerSource } from "./sources.js";
 import { Timeline, clock } from "./timeline.js";
 import { Listener, canListen, canSpeak, speak } from "./voice.js";
+import { Watcher } from "./watcher.js";
 
 const FPS = 2; // pictures a second: what the model was trained with
 const TOKEN = "videollm.token"; // its name in the session's storage
@@ -17,7 +18,7 @@ const find = (id) => document.getElementById(id);
 const exportButtons = document.querySelectorAll("#exports button");
 const timeline = new Timeline();
 const figures = new Figures();
-let live = null; // { stream, server, source, pusher, files, asked } from start to the next start
+let live = null; // { stream, server, source, pusher or watcher as `pusher`, files, asked } until the next start
 let state = "idle"; // idle, starting, live, lost, ending
 
 // Starting and stopping
@@ -29,12 +30,13 @@ async function start() {
   try {
     source = await openSource();
     setState("starting", "Connecting …");
-    const token = find("token").value.trim() || null;
     const prompt = find("prompt").value.trim() || null;
-    const stream = new VideoLLM({ token, prompt, fps: FPS, threshold: chosenThreshold() });
+    const settings = { token: chosenToken(), prompt, fps: FPS, threshold: chosenThreshold() };
+    if (source.name) settings.source = source.name;
+    const stream = new VideoLLM(settings);
     listenTo(stream);
     await stream.start();
-    begin(stream, source, new Server(token));
+    begin(stream, source, new Server(settings.token));
   } catch (error) {
     source?.close();
     setState("idle", "Not connected");
@@ -49,6 +51,7 @@ async function openSource() {
     clip.hold();
     return clip;
   }
+  if (chosenKind() === "server") return openServerSource(video, find("picture"), find("server").value);
   const camera = await openCamera(video, find("camera").value);
   await listCameras(camera.deviceId);
   return camera;
@@ -56,9 +59,10 @@ async function openSource() {
 
 function begin(stream, source, server) {
   live?.pusher.close();
-  const pusher = new Pusher(stream, source, FPS);
+  const pusher = source.name ? new Watcher(stream, server, find("picture")) : new Pusher(stream, source, FPS);
   live = { stream, server, source, pusher, files: {}, asked: 0 };
   timeline.clear();
+  find("clock").hidden = true;
   source.onended = () => {
     pusher.stop();
     const ended = source.patient ? "The clip has ended. Ask about it, or stop." : "The camera is gone. Start again.";
@@ -117,17 +121,29 @@ function listenTo(stream) {
     caption(id, text);
   });
   on("narration", ({ id, start, text, sequence }) => {
-    timeline.say(id, "narration", start, text, live?.pusher.picture(sequence));
+    timeline.say(id, "narration", start, text);
+    illustrate(stream, id, sequence);
     caption(id, text, true);
   });
   on("answer.delta", ({ id, start, text }) => timeline.add(id, "answer", start, text));
   on("answer", ({ id, start, text, sequence }) => {
-    timeline.say(id, "answer", start, text, live?.pusher.picture(sequence));
+    timeline.say(id, "answer", start, text);
+    illustrate(stream, id, sequence);
     if (find("speak").checked) speak(text);
   });
-  on("notice", ({ event_id: id, start, text }) => {
+  on("notice", ({ event_id: id, code, start, text }) => {
     timeline.say(`notice ${id} of ${stream.sessionId}`, "notice", start, text); // another session counts anew
+    if (code === "source.ended" || code === "source.failed") {
+      live?.pusher.stop();
+      showMessage(`${text}. Ask about it, or stop.`);
+    }
   });
+}
+
+// Put a moment's picture beside it, as soon as it is there.
+async function illustrate(stream, id, sequence = null) {
+  const picture = sequence === null ? null : await live?.pusher.picture(sequence);
+  if (picture && live.stream === stream) timeline.illustrate(id, picture);
 }
 
 function giveUp(error) {
@@ -220,7 +236,12 @@ function chosenThreshold() {
   return find("threshold-own").checked ? null : find("threshold").valueAsNumber;
 }
 
+function chosenToken() {
+  return find("token").value.trim() || null;
+}
+
 function showKind() {
+  find("server-choice").hidden = chosenKind() !== "server";
   find("clip-choice").hidden = chosenKind() !== "clip";
   find("camera-choice").hidden = chosenKind() !== "camera" || find("camera").options.length < 2;
 }
@@ -229,6 +250,14 @@ async function listCameras(current) {
   const found = await cameras();
   find("camera").replaceChildren(...found.map(({ deviceId, label }) => new Option(label, deviceId)));
   find("camera").value = current;
+  showKind();
+}
+
+async function listSources() {
+  const names = await new Server(chosenToken()).sources().catch(() => []); // without the token, for one
+  find("server").replaceChildren(...names.map((name) => new Option(name)));
+  find("server-kind").hidden = !names.length;
+  if (!names.length && chosenKind() === "server") document.querySelector("input[value=camera]").checked = true;
   showKind();
 }
 
@@ -251,7 +280,7 @@ function setState(name, text) {
   find("send").disabled = !on;
   find("listen").disabled = !on;
   find("stage").classList.toggle("on", name !== "idle");
-  for (const control of ["kinds", "camera", "clip"]) find(control).disabled = name !== "idle";
+  for (const control of ["kinds", "camera", "clip", "server"]) find(control).disabled = name !== "idle";
   for (const button of exportButtons) button.disabled = !live || name === "starting";
   if (name === "idle") find("caption").textContent = "";
 }
@@ -297,7 +326,10 @@ find("listen").hidden = find("listen-key").hidden = !canListen;
 find("listen").onclick = toggleListening;
 find("speak-choice").hidden = !canSpeak;
 find("token").value = sessionStorage.getItem(TOKEN) ?? "";
-find("token").onchange = ({ target }) => sessionStorage.setItem(TOKEN, target.value.trim());
+find("token").onchange = () => {
+  sessionStorage.setItem(TOKEN, find("token").value.trim());
+  listSources();
+};
 find("show-help").onclick = () => find("help").showModal();
 for (const button of document.querySelectorAll("dialog .close")) {
   button.onclick = () => button.closest("dialog").close();
@@ -332,5 +364,6 @@ addEventListener("pagehide", () => live && state !== "idle" && live.stream.end()
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
 
 showKind();
+listSources();
 changeThreshold();
 setState("idle", "Not connected");

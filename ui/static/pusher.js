@@ -1,5 +1,7 @@
 // Sends a source's pictures, as many and as large as server and network take.
 
+import { Rate } from "./rate.js";
+
 const SIDES = [224, 320, 448, 640]; // pixels, the longer side
 const FIRST_SIDE = 2;
 const QUALITY = 0.85;
@@ -10,7 +12,6 @@ const GROW_AFTER = 20; // and larger after so many below it
 const JUDGED = 3; // pictures, latest
 const KEPT = 64; // pictures, newest: what is said of one comes within seconds
 const LATENCIES = 20;
-const RATE_SECONDS = 10;
 
 export class Pusher {
   leftOut = 0; // pictures, because there was no room, here or on the server
@@ -23,7 +24,7 @@ export class Pusher {
   #pictures = new Map(); // by sequence
   #onTheWay = new Map(); // sequence -> when sent [ms]
   #latencies = []; // ms
-  #reads = []; // [when, how many]
+  #rate = new Rate();
   #listening = new AbortController();
 
   constructor(stream, source, fps) {
@@ -75,13 +76,8 @@ export class Pusher {
     return this.#latencies.length ? median(this.#latencies) : null;
   }
 
-  // Pictures read a second, of late.
   get rate() {
-    const now = performance.now() / 1000;
-    this.#reads = this.#reads.filter(([when]) => now - when < RATE_SECONDS);
-    if (this.#reads.length < 2) return null;
-    const seconds = now - this.#reads[0][0];
-    return this.#reads.slice(1).reduce((sum, [, count]) => sum + count, 0) / Math.max(seconds, 1);
+    return this.#rate.perSecond;
   }
 
   get #hasRoom() {
@@ -120,7 +116,7 @@ export class Pusher {
   #done({ sequence, read = 0, dropped = 0 }) {
     const now = performance.now();
     this.leftOut += dropped;
-    if (read) this.#reads.push([now / 1000, read]);
+    this.#rate.add(read);
     for (const [sent, when] of this.#onTheWay) {
       if (sent > sequence) break;
       this.#onTheWay.delete(sent);

@@ -17,6 +17,22 @@ export class Server {
     return (await this.#get(`/v1/sessions/${sessionId}/events?format=${format}`)).blob();
   }
 
+  // The names of what the server itself can watch.
+  async sources() {
+    return (await (await this.#get("/v1/sources")).json()).sources.map(({ name }) => name);
+  }
+
+  // What a session's source shows now (a Blob); null before its first picture.
+  async newestPicture(sessionId) {
+    const response = await this.#get(`/v1/sessions/${sessionId}/picture`);
+    return response.status === 204 ? null : response.blob();
+  }
+
+  // The picture of a moment (a Blob), of a session that watches a source of the server.
+  async picture(sessionId, sequence) {
+    return (await this.#get(`/v1/sessions/${sessionId}/pictures/${sequence}`)).blob();
+  }
+
   async #get(path) {
     const response = await fetch(path, { headers: this.#headers });
     if (!response.ok) throw new Error(`${path}: ${response.status}`);

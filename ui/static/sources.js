@@ -72,6 +72,23 @@ export async function openClip(video, file) {
   return source;
 }
 
+// A source of the server, whose pictures appear in an <img> element instead. There is nothing to send of it, and
+// so neither `video` nor `time`, but a `name`.
+export function openServerSource(video, image, name) {
+  video.hidden = true;
+  image.hidden = false;
+  return {
+    name,
+    patient: false,
+    close() {
+      video.hidden = false;
+      image.hidden = true;
+      URL.revokeObjectURL(image.src);
+      image.removeAttribute("src");
+    },
+  };
+}
+
 // The cameras that the page may name: [{ deviceId, label }].
 export async function cameras() {
   const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];

@@ -56,17 +56,21 @@ export class Timeline {
     this.#toEnd();
   }
 
-  // The whole of it, with the moment's picture (a Blob) where there is one.
-  say(id, kind, time, text, picture = null) {
-    this.#change(() => {
-      const moment = this.#moment(id, kind);
-      moment.finish(time, text, picture);
-      if (moment.url && !this.#list.contains(document.activeElement)) this.#putInOrder(moment);
-    });
+  // The whole of it.
+  say(id, kind, time, text) {
+    this.#change(() => this.#moment(id, kind).finish(time, text));
     const line = document.createElement("p");
     line.textContent = text;
     this.#spoken.append(line);
     while (this.#spoken.children.length > SPOKEN) this.#spoken.firstChild.remove();
+  }
+
+  // The picture of a moment (a Blob) whose whole text has come.
+  illustrate(id, picture) {
+    const moment = this.#moments.get(id);
+    if (!moment || moment.url) return;
+    this.#change(() => moment.illustrate(picture));
+    if (!this.#list.contains(document.activeElement)) this.#putInOrder(moment);
   }
 
   showLatest() {
@@ -159,15 +163,16 @@ class Moment {
     this.#text.textContent += words;
   }
 
-  finish(time, text, picture) {
+  finish(time, text) {
     this.#waiting = false;
     this.text = this.#text.textContent = text;
     if (time !== null) this.#setTime(time);
-    if (picture && !this.url) {
-      this.url = this.#image.src = URL.createObjectURL(picture);
-      this.button.ariaLabel = `Show ${this.time} large: ${text}`;
-      this.item.append(this.button);
-    }
+  }
+
+  illustrate(picture) {
+    this.url = this.#image.src = URL.createObjectURL(picture);
+    this.button.ariaLabel = `Show ${this.time} large: ${this.text}`;
+    this.item.append(this.button);
   }
 
   #setTime(seconds) {

@@ -39,7 +39,7 @@ export class VideoLLM extends EventTarget {
   #ending = null; #error = null; #brokenSince = null; #delayMs = DELAYS_MS[0]; #timer = null; #silence = null;
   #starting = null;
 
-  // `settings`: fps, threshold, prompt, events and token of session.start.
+  // `settings`: fps, threshold, prompt, events, source and token of session.start.
   constructor({ url = null, patienceMs = 60_000, ...settings } = {}) {
     super();
     const scheme = globalThis.location?.protocol === "https:" ? "wss:" : "ws:";
@@ -197,6 +197,7 @@ export class VideoLLM extends EventTarget {
         break;
       case "frame.ack":
         this.credits += message.credits;
+        if (this.#settings.source) this.#expectWord(); // a source goes on by itself, or tells its end
         break;
       case "answer":
         this.#settle(message.id, (question) => question.resolve(message));

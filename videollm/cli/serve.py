@@ -36,6 +36,16 @@ def serve(
         list[Path] | None,
         typer.Option("--folder", help="A folder whose clips requests may name.", show_default=False),
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="NAME=SOURCE",
+            help="What the server itself can watch for those who say the name: a video file, camera:0, "
+            "rtsp://..., or a folder of pictures.",
+            show_default=False,
+        ),
+    ] = None,
     max_sessions: Annotated[int, typer.Option("--max-sessions", min=1)] = 8,
     grace: Annotated[
         float,
@@ -53,22 +63,25 @@ def serve(
     videollm serve
     VIDEOLLM_TOKEN=... videollm serve --host 0.0.0.0 --certificate cert.pem --key key.pem
     videollm serve --folder clips/ --max-sessions 2
+    videollm serve --source door=rtsp://192.168.0.20/live --source hall=camera:0 --source demo=clips/demo.mp4
     """
+    from ui.server_sources import parse_sources
     from ui.settings import Settings, SettingsError, listen
 
-    settings = Settings(
-        host=host,
-        port=port,
-        token=token or None,
-        max_sessions=max_sessions,
-        grace_seconds=grace,
-        threshold=threshold,
-        origins=tuple(origin or ()),
-        folders=tuple(folder or ()),
-        certificate=certificate,
-        key=key,
-    )
     try:
+        settings = Settings(
+            host=host,
+            port=port,
+            token=token or None,
+            max_sessions=max_sessions,
+            grace_seconds=grace,
+            threshold=threshold,
+            origins=tuple(origin or ()),
+            folders=tuple(folder or ()),
+            sources=parse_sources(source or ()),
+            certificate=certificate,
+            key=key,
+        )
         settings.check()
         with listen(settings) as taken:
             engine = load_engine(model, device, budget, max_sessions)
