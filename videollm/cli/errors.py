@@ -14,6 +14,7 @@ _EXPLAINED = (
     ("stream.sources.base", "SourceError"),
     ("stream.journal.database", "JournalError"),
     ("videollm.bases", "CheckpointError"),
+    ("train.data.shards", "ShardError"),
     ("av", "FFmpegError"),
     ("torch", "OutOfMemoryError"),
 )
