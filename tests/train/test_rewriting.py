@@ -119,7 +119,10 @@ def test_what_the_model_writes_takes_the_place_of_the_templates(tmp_path: Path) 
     assert not skipped.counts
     assert server.keys == {"Bearer secret"}
     assert {body["model"] for body in server.asked} == {"writer"}
-    assert {body["response_format"]["type"] for body in server.asked} == {"json_schema"}
+    for body in server.asked:
+        form = body["response_format"]["json_schema"]
+        assert form["strict"] and form["schema"]["type"] == "object"
+        assert form["schema"]["required"] == ["exchanges"]
     for before, after in zip(made(), written, strict=True):
         assert (after.video, after.start, after.end) == (before.video, before.start, before.end)
         first = after.start + 1.0  # 1.3 s is between two frames

@@ -76,7 +76,9 @@ class Endpoint:
         return reply
 
     def _body(self, request: str) -> dict[str, Any]:
-        schema = {"name": "reply", "schema": msgspec.json.schema(Reply), "strict": True}
+        # OpenAI's own endpoint wants an object at the root, not a reference to one.
+        _, parts = msgspec.json.schema_components([Reply], ref_template="#/$defs/{name}")
+        schema = {"name": "reply", "schema": parts.pop("Reply") | {"$defs": parts}, "strict": True}
         return {
             "model": self.model,
             "messages": [
