@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Recorder
-from prepared import contents, make_moving_clip, write_annotation
+from moving_clips import contents, make_moving_clip, write_annotation
 
 from stream.session import Session
 from stream.sources import open_source

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prepared import contents, make_moving_clip, write_annotation
+from moving_clips import contents, make_moving_clip, write_annotation
 
 from train.data import preparation
 from train.data.shards import read_index

@@ -133,15 +133,19 @@ def first_of_content(files: Mapping[str, Path]) -> dict[str, str]:
             firsts[names[0]] = names[0]
             continue
         digests = {path: _digest(path) for path in {files[name] for name in names}}
-        by_digest: dict[bytes, str] = {}
+        by_digest: dict[bytes | Path, str] = {}
         for name in names:
             firsts[name] = by_digest.setdefault(digests[files[name]], name)
     return firsts
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+def _digest(path: Path) -> bytes | Path:
+    """Of the content; of a file that can't be read, which encoding will tell of, its own path."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return path
 
 
 def seconds_of(path: Path) -> float:

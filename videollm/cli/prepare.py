@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="The annotation's kind.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="The annotation's kind: ego4d-narrations, coin, jsonl ...",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to fill.", show_default=False)],
     annotation: Annotated[
@@ -55,7 +60,7 @@ def prepare(
 
     \b
     Examples:
-    videollm prepare ego4d ego4d-2fps --annotation narration.json --videos ego4d/full_scale
+    videollm prepare ego4d-narrations ego4d-2fps --annotation narration.json --videos ego4d/full_scale
     videollm prepare coin coin-2fps --annotation COIN.json --videos coin/videos --ray auto
     """
     if not videos.is_dir():
@@ -63,7 +68,7 @@ def prepare(
     refuse_namesake()
     quieten_transformers()
     from train.data.annotations import Skipped
-    from train.data.encoding import bytes_of_frame
+    from train.data.encoding import bytes_of_frame, tokens_of_frame
     from train.data.preparation import MISSING, VideoFiles, carry_out, plan
     from train.data.readers import read_annotation
     from train.data.shards import Encoding, Shards, ShardWriter
@@ -77,7 +82,8 @@ def prepare(
     pick_device(device)  # before anything else is done, where there is none of that name
     with Console(stderr=True).status("loading the vision tower"):
         tower, vision = load_vision_tower(model)
-    with ShardWriter(out.resolve(), Encoding(vision, tower.size, fps), annotated) as writer:
+    encoding = Encoding(vision, tower.size, fps, tokens_of_frame(tower))
+    with ShardWriter(out.resolve(), encoding, annotated) as writer:
         for name in writer.lost:
             complain(f"{out / name} was missing or cut short; its videos are encoded again")
         with Console(stderr=True).status("looking for the videos"):
