@@ -12,7 +12,7 @@ from stream.sources import SourceError, open_source
 from stream.sources.opening import CLIP_SUFFIXES
 from train.data.annotations import AnnotatedVideo
 from train.data.encoding import Job, Made
-from train.data.shards import ShardWriter
+from train.data.shards import Entry, ShardWriter
 
 SHARD_BYTES = 2**26  # minutes of encoding, which is what a kill costs
 MISSING = "no file of that name"
@@ -64,11 +64,15 @@ def plan(
     declared = {video.video: video.duration for video in annotated}
     found: dict[str, Path] = {}
     failed: dict[str, str] = {}
+    gone: set[str] = set()  # their features are here, whatever became of their files
     for video in declared:
         try:
             found[video] = files.find(video)
         except LookupError as error:
-            failed[video] = error.args[0]
+            if video in writer.index.videos:
+                gone.add(video)
+            else:
+                failed[video] = error.args[0]
     kept = {video: path for video, path in found.items() if writer.holds(video, path)}
     copies: dict[str, list[str]] = {}
     for video, first in first_of_content(kept | found).items():
@@ -86,13 +90,13 @@ def plan(
     jobs = []
     for videos in _parts([video for video in found if video in seconds], seconds, bytes_per_second):
         jobs.append(Job(writer.new_path(), {video: found[video] for video in videos}))
-    return Plan(jobs, found, copies, set(kept), failed, sum(seconds.values()))
+    return Plan(jobs, found, copies, gone | kept.keys(), failed, sum(seconds.values()))
 
 
 def carry_out(
     plan: Plan, writer: ShardWriter, made: Iterable[Made], failed: Callable[[str, str], object]
-) -> int:
-    """Count the shards as they are made, and give how many frames are in them.
+) -> list[Entry]:
+    """Count the shards as they are made, and give the entries of the videos in them.
 
     `made` is what `ShardMaker` makes of the plan's jobs, in any order. `failed` hears once of every video
     that can't be prepared, and why.
@@ -101,17 +105,17 @@ def carry_out(
         failed(video, reason)
     for first in plan.kept & plan.copies.keys():
         _add_copies(plan, writer, first)
-    frames = 0
+    encoded: list[Entry] = []
     for result in made:
         if result.shard is not None:
             writer.add(result.shard)
             for video, entry in result.shard.videos.items():
-                frames += entry.frames
+                encoded.append(entry)
                 _add_copies(plan, writer, video)
         for first, reason in result.failed.items():
             for video in (first, *plan.copies[first]):
                 failed(video, reason)
-    return frames
+    return encoded
 
 
 def _add_copies(plan: Plan, writer: ShardWriter, first: str) -> None:

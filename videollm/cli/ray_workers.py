@@ -42,6 +42,8 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
     There are as many workers as the cluster has GPUs, else CPUs, each with one. What a worker that dies had
     in hand is done again by another. Paths must be the same on every machine, and videollm installed there.
     """
+    if not tasks:
+        return
     # Ray reports its use to its makers unless it is told not to, and the workers of a cluster that it starts
     # here would get only the time that no other program wants.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
