@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Recorder
-from prepared import contents, make_moving_clip, write_annotation
+from moving_clips import contents, make_moving_clip, write_annotation
 
 from stream.session import Session
 from stream.sources import open_source
@@ -122,6 +122,12 @@ def test_run_again_it_does_what_is_new_or_changed(
     assert run(into(command, out)) == 0
     assert re.search(r"encoded\W+2\b.*prepared before\W+5\b", capsys.readouterr().out, re.DOTALL)
     after = contents(out)
+    # What is prepared is kept without its file, and where nothing is to be done no cluster is asked for.
+    (videos / "new.mp4").unlink()
+    assert run([*into(command, out), "--ray", "nonsense"]) == 0
+    told = capsys.readouterr()
+    assert re.search(r"encoded\W+0\b.*prepared before\W+7\b", told.out, re.DOTALL) and not told.err
+    assert contents(out) == after
     assert {name for name in CLIPS if after[name] != before[name]} == {"clip2"}
     assert set(after) == {*CLIPS, "new"}
 

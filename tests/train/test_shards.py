@@ -94,8 +94,14 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
 
 def test_a_folder_has_one_encoding(tmp_path: Path) -> None:
     fill(tmp_path, {"b": 2})
-    with pytest.raises(ShardError, match=r"tower at 32 pixels and 2 frames .*, not tower at 32 .* 4 frames"):
-        ShardWriter(tmp_path, Encoding("tower", 32, 4.0), [])
+    for other, told in (
+        (Encoding("tower", 32, 4.0), "4 frames a second"),
+        (Encoding("tower", 48, 2.0), "48 pixels"),
+        (Encoding("eye", 32, 2.0), "eye at"),
+        (Encoding("tower", 32, 2.0, tokens=17), "17 tokens"),
+    ):
+        with pytest.raises(ShardError, match=f"holds tower at 32 pixels, 2 frames .*, not .*{told}"):
+            ShardWriter(tmp_path, other, [])
     assert Shards(tmp_path).videos == ["b"]
 
 

@@ -137,6 +137,28 @@ def test_a_videollm_online_checkpoint_narrates(online: tuple[Path, Path, dict[st
     assert [event.kind for event in events] == ["narration"]
 
 
+def test_a_vision_tower_is_loaded_without_its_decoder(
+    online: tuple[Path, Path, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tmp_path / "whole"
+    small_model().save_pretrained(whole)
+    wanted = {folder: VideoLLM.from_pretrained(folder).vision_tower for folder in (online[0], whole)}
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the decoder is loaded")
+
+    monkeypatch.setattr(bases, "language_model", refuse)
+    monkeypatch.setattr(VideoLLM, "__init__", refuse)
+    for folder, name in ((online[0], checkpoints.VIDEOLLM_ONLINE_VISION), (whole, str(whole))):
+        tower, vision = checkpoints.load_vision_tower(folder)
+        assert vision == name and not tower.training
+        weights = tower.state_dict()
+        assert weights.keys() == wanted[folder].state_dict().keys()
+        assert all(torch.equal(weights[key], value) for key, value in wanted[folder].state_dict().items())
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        checkpoints.load_vision_tower("./not/here")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -53,8 +53,7 @@ class ShardMaker:
         max_side: int | None,
         told: Callable[[int], object] | None = None,
     ) -> None:
-        tower, self.vision = load_vision_tower(model)
-        self.tower = prepare_tower(tower.to(device))
+        self._tower = prepare_tower(load_vision_tower(model)[0].to(device))
         self._fps = fps
         self._max_side = max_side
         self._told = told or (lambda frames: None)
@@ -63,7 +62,7 @@ class ShardMaker:
         videos, failed = {}, {}
         for name, path in job.videos.items():
             try:
-                videos[name] = encode_video(path, self.tower, self._fps, self._max_side, self._told)
+                videos[name] = encode_video(path, self._tower, self._fps, self._max_side, self._told)
             except (SourceError, FFmpegError, OSError) as error:
                 failed[name] = str(error)
         return Made(write_shard(job.path, videos) if videos else None, failed)
@@ -104,9 +103,12 @@ def encode_video(
 
 
 def bytes_of_frame(tower: VisionTower) -> int:
-    """How much of a shard one frame takes."""
-    half = torch.finfo(torch.float16).bits // 8
-    return (tower.cls + tower.grid**2) * tower.backbone.config.hidden_size * half
+    """How much of a shard one frame takes, in half precision."""
+    return tokens_of_frame(tower) * tower.backbone.config.hidden_size * 2
+
+
+def tokens_of_frame(tower: VisionTower) -> int:
+    return int(tower.cls) + tower.grid**2
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from stream.sources.opening import CLIP_SUFFIXES
 from train.data.annotations import AnnotatedVideo
 from train.data.encoding import Job, Made
 from train.data.readers.egoexo4d import take_of
-from train.data.shards import ShardWriter
+from train.data.shards import Entry, ShardWriter
 
 SHARD_BYTES = 2**26  # minutes of encoding, which is what a kill costs
 MISSING = "no file of that name"
@@ -71,11 +71,15 @@ def plan(
     declared = {video.video: video.duration for video in annotated}
     found: dict[str, Path] = {}
     failed: dict[str, str] = {}
+    gone: set[str] = set()  # their features are here, whatever became of their files
     for video in declared:
         try:
             found[video] = files.find(video)
         except LookupError as error:
-            failed[video] = error.args[0]
+            if video in writer.index.videos:
+                gone.add(video)
+            else:
+                failed[video] = error.args[0]
     kept = {video: path for video, path in found.items() if writer.holds(video, path)}
     copies: dict[str, list[str]] = {}
     for video, first in first_of_content(kept | found).items():
@@ -93,13 +97,13 @@ def plan(
     jobs = []
     for videos in _parts([video for video in found if video in seconds], seconds, bytes_per_second):
         jobs.append(Job(writer.new_path(), {video: found[video] for video in videos}))
-    return Plan(jobs, found, copies, set(kept), failed, sum(seconds.values()))
+    return Plan(jobs, found, copies, gone | kept.keys(), failed, sum(seconds.values()))
 
 
 def carry_out(
     plan: Plan, writer: ShardWriter, made: Iterable[Made], failed: Callable[[str, str], object]
-) -> int:
-    """Count the shards as they are made, and give how many frames are in them.
+) -> list[Entry]:
+    """Count the shards as they are made, and give the entries of the videos in them.
 
     `made` is what `ShardMaker` makes of the plan's jobs, in any order. `failed` hears once of every video
     that can't be prepared, and why.
@@ -108,17 +112,17 @@ def carry_out(
         failed(video, reason)
     for first in plan.kept & plan.copies.keys():
         _add_copies(plan, writer, first)
-    frames = 0
+    encoded: list[Entry] = []
     for result in made:
         if result.shard is not None:
             writer.add(result.shard)
             for video, entry in result.shard.videos.items():
-                frames += entry.frames
+                encoded.append(entry)
                 _add_copies(plan, writer, video)
         for first, reason in result.failed.items():
             for video in (first, *plan.copies[first]):
                 failed(video, reason)
-    return frames
+    return encoded
 
 
 def _add_copies(plan: Plan, writer: ShardWriter, first: str) -> None:
@@ -140,15 +144,19 @@ def first_of_content(files: Mapping[str, Path]) -> dict[str, str]:
             firsts[names[0]] = names[0]
             continue
         digests = {path: _digest(path) for path in {files[name] for name in names}}
-        by_digest: dict[bytes, str] = {}
+        by_digest: dict[bytes | Path, str] = {}
         for name in names:
             firsts[name] = by_digest.setdefault(digests[files[name]], name)
     return firsts
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+def _digest(path: Path) -> bytes | Path:
+    """Of the content; of a file that can't be read, which encoding will tell of, its own path."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return path
 
 
 def seconds_of(path: Path) -> float:

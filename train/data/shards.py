@@ -33,11 +33,13 @@ class ShardError(Exception):
 
 
 class Encoding(msgspec.Struct, frozen=True):
-    """How frames became features: the vision tower's name, its input's side in pixels, frames a second."""
+    """How frames became features: the vision tower's name, its input's side in pixels, frames a second, and
+    tokens a frame (1 + 3x3 in VideoLLM-online)."""
 
     vision: str
     size: int
     fps: float
+    tokens: int = 10
 
 
 class FileFacts(msgspec.Struct, frozen=True):
@@ -274,4 +276,5 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _described(encoding: Encoding) -> str:
-    return f"{encoding.vision} at {encoding.size} pixels and {encoding.fps:g} frames a second"
+    frames = f"{encoding.fps:g} frames a second of {encoding.tokens} tokens"
+    return f"{encoding.vision} at {encoding.size} pixels, {frames}"

@@ -27,7 +27,6 @@ from videollm.cli.ray_workers import on_ray
 if TYPE_CHECKING:
     from train.data.annotations import Skipped
     from train.data.encoding import Made, ShardMaker
-    from train.data.preparation import Plan
 
 
 def prepare(
@@ -67,7 +66,7 @@ def prepare(
     refuse_namesake()
     quieten_transformers()
     from train.data.annotations import Skipped
-    from train.data.encoding import bytes_of_frame
+    from train.data.encoding import bytes_of_frame, tokens_of_frame
     from train.data.preparation import MISSING, VideoFiles, carry_out, plan
     from train.data.shards import Encoding, Shards, ShardWriter
     from videollm.checkpoints import load_vision_tower
@@ -80,7 +79,8 @@ def prepare(
     pick_device(device)  # before anything else is done, where there is none of that name
     with Console(stderr=True).status("loading the vision tower"):
         tower, vision = load_vision_tower(model)
-    with ShardWriter(out.resolve(), Encoding(vision, tower.size, fps), annotated) as writer:
+    encoding = Encoding(vision, tower.size, fps, tokens_of_frame(tower))
+    with ShardWriter(out.resolve(), encoding, annotated) as writer:
         for name in writer.lost:
             complain(f"{out / name} was missing or cut short; its videos are encoded again")
         with Console(stderr=True).status("looking for the videos"):
@@ -97,20 +97,23 @@ def prepare(
                 made = _telling(on_ray(ray, partial(_maker, absolute(model), device, fps), todo.jobs), told)
             began = time.monotonic()
             try:
-                frames = carry_out(todo, writer, made, failed)
+                encoded = carry_out(todo, writer, made, failed)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
                 kept = f"{len(writer.index.videos)} videos are kept in {out}"
                 raise CommandError(f"the disk is full; {kept}; make room and run it again") from error
-        rate = frames / (time.monotonic() - began)
+        seconds = time.monotonic() - began
     prepared = Shards(out)
     if not prepared.annotation:
         raise CommandError(f"not one of {len(annotated)} videos is prepared; check --videos {videos}")
-    _show(todo, {video.video for video in prepared.annotation}, [skipped, prepared.skipped])
+    copies = sum(len(set(names).intersection(prepared.videos)) for names in todo.copies.values())
+    _show(len(encoded), len(todo.kept), copies, [skipped, prepared.skipped])
     hours = sum(prepared.duration(video) for video in prepared.videos) / 3600
     print(f"{out}: {len(prepared.videos)} videos, {hours:.2f} hours")
-    if frames:
+    if encoded:
+        frames = sum(entry.frames for entry in encoded)
+        rate = frames / seconds
         print(f"{frames} frames encoded, {rate:.1f} a second, {rate / fps:.1f} times as fast as they play")
 
 
@@ -129,13 +132,12 @@ def _telling(made: Iterable[Made], told: Callable[[int], object]) -> Iterator[Ma
         yield result
 
 
-def _show(todo: Plan, prepared: set[str], skipped: list[Skipped]) -> None:
+def _show(encoded: int, before: int, copies: int, skipped: list[Skipped]) -> None:
     """The table of what was kept and what was not."""
-    copies = sum(len(prepared.intersection(names)) for names in todo.copies.values())
     table = Table("", "count", "first")
     for kind, count in (
-        ("videos encoded", len(prepared) - copies - len(todo.kept)),
-        ("videos prepared before", len(todo.kept)),
+        ("videos encoded", encoded),
+        ("videos prepared before", before),
         ("videos with the content of another", copies),
     ):
         table.add_row(kind, str(count), "")

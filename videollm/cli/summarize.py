@@ -53,6 +53,7 @@ def summarize(
     videollm summarize clip.mp4 --out pages
     videollm summarize holidays/ party.mov --out pages
     videollm summarize holidays/ --out pages --resume
+    videollm summarize holidays/ --out pages --ray auto
     """
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"{out} is a file; name a folder", param_hint="--out")
