@@ -21,7 +21,7 @@ import transformers
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -130,10 +131,11 @@ class Training:
         """Train, from where the stage was left; what was logged, from its beginning. ValueError where it was
         with another model; TrainingError where the loss is no number any more."""
         trainer = StageTrainer(self.objective, stage, self.settings, self.prompt, held_out)
-        checkpoint = last_checkpoint(Path(trainer.args.output_dir))
+        checkpoint = last_checkpoint(trainer.folder)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        # Without what this stage's precision wrapped the forward pass in.
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        if not isinstance(self.objective, FSDPModule):
+            # Without what this stage's precision wrapped the forward pass in.
+            trainer.accelerator.unwrap_model(self.objective, keep_fp32_wrapper=False)
         return trainer.state.log_history
 
     def loss(self, sequences: list[Sequence]) -> float:
@@ -153,7 +155,8 @@ class StageTrainer(transformers.Trainer):
     def __init__(
         self, objective: Objective, stage: Stage, settings: Settings, prompt: Prompt, held_out: HeldOut | None
     ) -> None:
-        self.stage, self.prompt, self.held_out = stage, prompt, held_out
+        self.objective, self.stage, self.prompt, self.held_out = objective, stage, prompt, held_out
+        self.folder = settings.work / stage.name
         self.learned = {name for name, weight in objective.named_parameters() if weight.requires_grad}
         self._right = torch.zeros(
             len(KINDS), 2
@@ -168,13 +171,25 @@ class StageTrainer(transformers.Trainer):
             callbacks=[Told(stage)],
         )
         self.remove_callback(PrinterCallback)
+        if isinstance(objective, FSDPModule):  # since an earlier stage
+            prepare = self.accelerator.prepare
+            self.accelerator.prepare = lambda *parts: (
+                self._prepare_sharded(*parts) if parts[0] is objective else prepare(*parts)
+            )
+
+    def _prepare_sharded(
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """accelerate knows an optimizer's parameters by their addresses, and a process that holds no row of a
+        small one has no address for it. They are the sharded ones already."""
+        return objective, self.accelerator.prepare_optimizer(optimizer)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         return SequentialSampler(cast(Any, train_dataset or self.train_dataset))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         parameters = [
-            (name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad
+            (name, weight) for name, weight in self.objective.named_parameters() if weight.requires_grad
         ]
         groups = [
             {"params": [p for name, p in parameters if mark in name], "lr": self.stage.rates[part]}
@@ -187,7 +202,7 @@ class StageTrainer(transformers.Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LambdaLR:
         share = partial(learning_rate, steps=self.stage.steps, warm_up=self.stage.warm_up)
-        self.lr_scheduler = LambdaLR(self.optimizer, share)
+        self.lr_scheduler = LambdaLR(cast(torch.optim.Optimizer, self.optimizer), share)
         return self.lr_scheduler
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -210,7 +225,7 @@ class StageTrainer(transformers.Trainer):
         """TrainingError before a step that would spoil the weights."""
         if math.isfinite(float(value)):
             return
-        kept = last_checkpoint(Path(self.args.output_dir))
+        kept = last_checkpoint(self.folder)
         where = "nothing was kept before" if kept is None else f"{kept} is kept"
         raise TrainingError(
             f"the {name} of step {self.state.global_step + 1} of {self.stage.name} is {float(value)}; "
@@ -241,7 +256,7 @@ class StageTrainer(transformers.Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The held-out loss, the share of tokens that routers keep, and a sample of what is said."""
         assert self.held_out is not None
-        with kept_shares(self.model) as kept:
+        with kept_shares(self.objective) as kept:
             metrics = super().evaluate(*args, **kwargs)
         shares = {f"kept_layer_{layer}": share for layer, share in kept.by_layer().items()}
         with self.accelerator.autocast():
@@ -251,9 +266,9 @@ class StageTrainer(transformers.Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        whole = get_model_state_dict(self.model, options=options)
+        whole = get_model_state_dict(self.objective, options=options)
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
+            folder = self.folder if output_dir is None else Path(output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             # A tied frozen weight may be among them.
             save_file(
@@ -267,14 +282,14 @@ class StageTrainer(transformers.Trainer):
                 f"{resume_from_checkpoint} was kept of another model; remove it, or work in another folder"
             )
         options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(model or self.model, weights, options=options)
+        set_model_state_dict(self.objective, cast(Any, weights), options=options)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.is_deepspeed_enabled:  # which shares it out in its own way
             super()._save_optimizer_and_scheduler(output_dir)
             return
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)
+        state = get_optimizer_state_dict(self.objective, self._plain_optimizer(), options=options)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER)
             torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULE)
@@ -285,7 +300,7 @@ class StageTrainer(transformers.Trainer):
             return
         state = torch.load(Path(checkpoint) / OPTIMIZER, weights_only=True, map_location="cpu")
         options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(self.model, self._plain_optimizer(), state, options=options)
+        set_optimizer_state_dict(self.objective, self._plain_optimizer(), state, options=options)
         schedule = torch.load(Path(checkpoint) / SCHEDULE, weights_only=True)
         cast(Any, self.lr_scheduler).load_state_dict(schedule)
 

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from conftest import byte_tokenizer, text_config, vision_config
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 
 from train.objective import adapt
 from train.sequences import Sequence
@@ -81,8 +82,10 @@ def main(router: str, out: Path) -> None:
     training = small_training(out.parent, router)
     found = [losses(training, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
     learned = weights(training)
+    assert PartialState().num_processes == 2
     if PartialState().is_main_process:
-        torch.save({"losses": found, "weights": learned, "kind": type(training.objective).__name__}, out)
+        sharded = isinstance(training.objective, FSDPModule)
+        torch.save({"losses": found, "weights": learned, "sharded": sharded}, out)
     torch.distributed.destroy_process_group()
 
 
