@@ -10,6 +10,7 @@ import msgspec
 
 from train.sequences import LossWeights
 from videollm.configuration import SYSTEM_PROMPT, DepthConfig, Layers
+from videollm.routers import router_class
 
 Rate = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -40,7 +41,7 @@ class Depth(Section, frozen=True):
     load_weight: float = 0.01
 
     def __post_init__(self) -> None:
-        self.config()
+        router_class(self.config())
 
     def config(self) -> DepthConfig:
         return DepthConfig(**msgspec.structs.asdict(self))
@@ -57,6 +58,7 @@ class NewModel(Section, frozen=True):
     alpha: Count = 32
     dtype: Literal["float32", "bfloat16"] = "float32"
     system_prompt: str = SYSTEM_PROMPT
+    fps: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
 class Part(Section, frozen=True):
@@ -124,13 +126,13 @@ class Recipe(Section, frozen=True):
 
     def learned(self) -> bytes:
         """All that bears on what is learned, to be compared."""
-        fields = msgspec.to_builtins(self)
+        fields = msgspec.to_builtins(self, enc_hook=str)
         return msgspec.json.encode({name: fields[name] for name in fields if name not in ON_THE_WAY})
 
 
 def read_recipe(path: Path) -> Recipe:
     """Raises ValueError, which names the key, for one that isn't right, and OSError where there is none."""
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=Recipe)
+        return msgspec.yaml.decode(path.read_bytes(), type=Recipe, dec_hook=lambda kind, value: kind(value))
     except msgspec.DecodeError as error:  # which a ValidationError is, too
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error

@@ -92,6 +92,7 @@ def _model(model: str | NewModel) -> PeftModel:
         vision_name=model.vision,
         depth_config=model.depth.config(),
         system_prompt=model.system_prompt,
+        fps=model.fps,
     )
     built = build(config).to(getattr(torch, model.dtype))
     adapted = adapt(built, model.rank, model.alpha)

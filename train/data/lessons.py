@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.annotations import AnnotatedVideo, Dialogue, Skipped, Turn
-from train.data.dialogue_sequence import dialogue_sequence, frame_range
+from train.data.dialogue_sequence import dialogue_sequence, frame_index, frame_range
 from train.data.shards import Shards
 from train.sequences import LossWeights, Sequence
 from train.trainer import Stage
@@ -23,18 +24,16 @@ class Lesson:
 
     shards: Shards
     dialogue: Dialogue
+    frames: range  # of the video
     tokens: int
 
     def features(self) -> np.ndarray:
-        """Float16 [frames, tokens, dim], of its part."""
-        frames = frame_range(self.dialogue, self.shards.fps)
-        return self.shards.features(self.dialogue.video, frames.start, frames.stop)
+        """Float16 [frames, tokens, dim]."""
+        return self.shards.features(self.dialogue.video, self.frames.start, self.frames.stop)
 
     def sequence(self, prompt: Prompt, weights: LossWeights) -> Sequence:
-        frames = frame_range(self.dialogue, self.shards.fps)
-        return dialogue_sequence(
-            prompt, self.dialogue, self.features(), self.shards.fps, weights, first=frames.start
-        )
+        features, fps = self.features(), self.shards.fps
+        return dialogue_sequence(prompt, self.dialogue, features, fps, weights, first=self.frames.start)
 
 
 def lessons(
@@ -60,48 +59,46 @@ def lessons(
             raise ValueError(
                 f"{folder} holds no annotated video of split {split!r}; its splits are: {splits}"
             )
-        for dialogue in (cut for video in videos for cut in narrated(video, seconds)):
-            lesson = _lesson(shards, dialogue, config, prompt, skipped)
-            found += [] if lesson is None else [lesson]
+        for video in videos:
+            for dialogue in narrated(video, shards.frames(video.video), shards.fps, seconds):
+                lesson = _lesson(shards, dialogue, config, prompt, skipped)
+                found += [] if lesson is None else [lesson]
     if not found:
         raise ValueError(f"nothing is left to learn from: {skipped}")
     return found
 
 
-def narrated(video: AnnotatedVideo, seconds: float) -> list[Dialogue]:
-    """A video's segments as narrations, each at its beginning, in parts of so many seconds."""
-    end = video.duration if video.duration is not None else max(s.start for s in video.segments)
+def narrated(video: AnnotatedVideo, frames: int, fps: float, seconds: float) -> list[Dialogue]:
+    """A video's segments as narrations, each at its beginning, in parts of so many seconds of its `frames`.
+    What happens between the last frame of a part and the first of the next one is said in the next."""
+    length = max(1, int(seconds * fps))
+    turns: dict[int, list[Turn]] = defaultdict(list)
+    for segment in video.segments:
+        index = min(frame_index(segment.start, fps), frames - 1)
+        turns[index // length].append(Turn(segment.start, "assistant", segment.text))
     return [
-        Dialogue(
-            video.video,
-            start,
-            min(start + seconds, end),
-            tuple(
-                Turn(segment.start, "assistant", segment.text)
-                for segment in video.segments
-                if start <= segment.start < start + seconds
-            ),
-        )
-        for start in np.arange(0, end, seconds).tolist()
+        Dialogue(video.video, first / fps, (min(first + length, frames) - 1) / fps, tuple(turns[part]))
+        for part, first in enumerate(range(0, frames, length))
     ]
 
 
 def _check_fits(shards: Shards, config: VideoLLMConfig) -> None:
-    asked = config.vision_name, config.vision_config.image_size, config.fps
-    if (shards.vision, shards.size, shards.fps) != asked:
+    seen = shards.vision, shards.size, shards.fps
+    sees = config.vision_name, config.vision_config.image_size, config.fps
+    if seen != sees:
+        made, wanted = (f"{name} at {size} pixels, {fps:g} fps" for name, size, fps in (seen, sees))
         raise ValueError(
-            f"{shards.folder} was prepared with {shards.vision} at {shards.size} pixels "
-            f"and {shards.fps:g} frames a second, the model sees with {asked[0]} at {asked[1]} and {asked[2]:g}; prepare it anew"
+            f"{shards.folder} was prepared with {made}, the model sees with {wanted}; prepare it anew"
         )
 
 
 def _lesson(
     shards: Shards, dialogue: Dialogue, config: VideoLLMConfig, prompt: Prompt, skipped: Skipped
 ) -> Lesson | None:
-    frames = frame_range(dialogue, shards.fps)
-    count = min(shards.frames(dialogue.video), frames.stop) - frames.start
+    asked = frame_range(dialogue, shards.fps)
+    frames = range(asked.start, min(asked.stop, shards.frames(dialogue.video)))
     try:  # its tokens are known without its features
-        blank = np.broadcast_to(np.float16(0), (max(0, count), 1, 1))
+        blank = np.broadcast_to(np.float16(0), (len(frames), 1, 1))
         tokens = len(dialogue_sequence(prompt, dialogue, blank, shards.fps, first=frames.start).ids)
     except ValueError as error:
         skipped.add("dialogue that no session could have", str(error))
@@ -112,7 +109,7 @@ def _lesson(
             f"dialogue of more than the {most} tokens of a context: lower data.seconds", dialogue.video
         )
         return None
-    return Lesson(shards, dialogue, tokens)
+    return Lesson(shards, dialogue, frames, tokens)
 
 
 @dataclass(frozen=True)
