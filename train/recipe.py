@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from train.data.annotations import AnnotatedVideo
 from train.sequences import LossWeights
 from videollm.configuration import SYSTEM_PROMPT, DepthConfig, Layers
 from videollm.routers import router_class
@@ -62,18 +64,26 @@ class NewModel(Section, frozen=True):
 
 
 class Part(Section, frozen=True):
-    """A folder that `videollm prepare` wrote, or those of its videos that are of one split."""
+    """A folder that `videollm prepare` wrote, or of its videos those of one split, and of these a share: each
+    has its place between 0 and 1 by its name, and those from the first on and before the second are meant."""
 
     folder: Path
     split: str | None = None
+    share: tuple[float, float] = (0.0, 1.0)
+
+    def holds(self, video: AnnotatedVideo) -> bool:
+        place = zlib.crc32(video.video.encode()) / 2**32
+        return self.split in (None, video.split) and self.share[0] <= place < self.share[1]
 
 
 class Data(Section, frozen=True):
-    """What is learned from, and what is held out; streams are cut into parts of so many seconds."""
+    """What is learned from, and what is held out; streams are cut into parts of so many seconds, and in each
+    up to so many questions are asked at random times."""
 
     train: Annotated[list[Part], msgspec.Meta(min_length=1)]
     held_out: list[Part] = []
     seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    questions: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Rates(Section, frozen=True):

@@ -22,12 +22,12 @@ from prepared import FPS, prepare, write_recipe
 from stream.frames import Frame
 from stream.session import Session
 from train.data.annotations import Skipped
-from train.data.lessons import Passes, lessons
+from train.data.lessons import Cut, Passes, lessons
 from train.data.shards import Shards
 from train.kept import kept_shares
 from train.narrating import narrate
 from train.objective import adapt
-from train.recipe import read_recipe
+from train.recipe import Part, read_recipe
 from train.recipe_training import train
 from train.sequences import LossWeights
 from train.trainer import Settings, Training, last_checkpoint
@@ -87,14 +87,15 @@ def test_the_loss_falls_and_a_model_is_left_that_says_what_it_learned(
     looks = [entry for entry in whole if "sample" in entry]
     assert len(looks) == 2
     for look in looks:
-        assert "clip-3 from 0 s" in look["sample"] and "true" in look["sample"]
+        assert "clip-3 from 2 s" in look["sample"] and "true    2.0 s  A cat." in look["sample"]
         assert look["kept_layer_1"] == look["kept_layer_3"] == pytest.approx(0.2)
     assert list((folder / "whole" / "stages" / "clips" / "runs").rglob("events.*")), "for TensorBoard"
 
-    assert model.config.context_tokens is not None and model.config.context_tokens > 88
+    learned = lessons([Part(folder / "clips", "train")], model.config, prompt, Cut(60), Skipped())
+    assert model.config.context_tokens == max(lesson.tokens for lesson in learned)
     training = Training(adapt(model), Settings(folder, precision="no"))
     (part,) = read_recipe(folder / "whole.yaml").data.held_out
-    held = lessons([(part.folder, part.split)], model.config, prompt, 60.0, Skipped())
+    held = lessons([part], model.config, prompt, Cut(60), Skipped())
     weights = LossWeights()
     loss = training.loss([lesson.sequence(prompt, weights) for lesson in held])
     assert loss == pytest.approx(held_out[-1], rel=0.02), "in half precision"
@@ -104,7 +105,7 @@ def test_packed_sequences_have_the_loss_that_they_have_apart(
     folder: Path, model: VideoLLM, prompt: Prompt
 ) -> None:
     training = Training(adapt(model), Settings(folder, precision="no"))
-    found = lessons([(folder / "clips", None)], model.config, prompt, 3.0, Skipped())
+    found = lessons([Part(folder / "clips")], model.config, prompt, Cut(3, questions=1), Skipped())
     sequences = [lesson.sequence(prompt, LossWeights(speak=2.0)) for lesson in found[:5]]
     assert len({len(sequence.ids) for sequence in sequences}) > 1
     shares = [sum(sequence.weights) for sequence in sequences]
@@ -113,7 +114,7 @@ def test_packed_sequences_have_the_loss_that_they_have_apart(
 
 
 def test_every_lesson_is_learned_once_a_pass(folder: Path, model: VideoLLM, prompt: Prompt) -> None:
-    found = lessons([(folder / "clips", "train")], model.config, prompt, 60.0, Skipped())
+    found = lessons([Part(folder / "clips", "train")], model.config, prompt, Cut(60), Skipped())
     stage = Passes("clips", 6, found, 3, prompt, LossWeights())
     drawn = [stage._at(index, seed=0).dialogue.video for index in range(18)]
     every = sorted(lesson.dialogue.video for lesson in found)
@@ -121,17 +122,34 @@ def test_every_lesson_is_learned_once_a_pass(folder: Path, model: VideoLLM, prom
     assert drawn[:9] != drawn[9:]
 
 
+def test_shares_of_a_folder_are_apart_and_together_all_of_it(
+    folder: Path, model: VideoLLM, prompt: Prompt
+) -> None:
+    videos = [
+        {
+            lesson.dialogue.video
+            for lesson in lessons(
+                [Part(folder / "clips", share=share)], model.config, prompt, Cut(60), Skipped()
+            )
+        }
+        for share in ((0.0, 0.5), (0.5, 1.0), (0.0, 1.0))
+    ]
+    assert not videos[0] & videos[1] and videos[0] | videos[1] == videos[2]
+    assert len(videos[2]) == 12
+
+
 def test_long_streams_are_cut_and_nothing_said_is_lost(folder: Path, model: VideoLLM, prompt: Prompt) -> None:
     skipped = Skipped()
-    cut = lessons([(folder / "clips", None)], model.config, prompt, 1.5, skipped)
-    told = sum(len(lesson.dialogue.turns) for lesson in cut)
+    parts = lessons([Part(folder / "clips")], model.config, prompt, Cut(1.5), skipped)
+    told = sum(len(lesson.dialogue.turns) for lesson in parts)
     assert told == 12 and not skipped.counts
-    sequences = [lesson.sequence(prompt, LossWeights()) for lesson in cut]
-    assert sum(len(sequence.pictures) for sequence in sequences) == 12 * 8
+    sequences = [lesson.sequence(prompt, LossWeights()) for lesson in parts]
+    shown = [picture.tobytes() for sequence in sequences for picture in sequence.pictures]
+    assert len(shown) == len({*shown}), "no frame is learned twice"
     assert sum(sequence.targets.count(prompt.eos) for sequence in sequences) == 12
-    model.config.text_config.max_position_embeddings = 60
-    with pytest.raises(ValueError, match="12 x dialogue of more than the 60 tokens"):
-        lessons([(folder / "clips", None)], model.config, prompt, 60.0, Skipped())
+    model.config.text_config.max_position_embeddings = 30
+    with pytest.raises(ValueError, match="12 x dialogue of more than the 30 tokens"):
+        lessons([Part(folder / "clips")], model.config, prompt, Cut(60), Skipped())
 
 
 def test_a_finished_training_is_left_as_it_is_and_another_recipe_is_refused(

@@ -14,14 +14,9 @@ from videollm.prompt import Prompt
 TOLERANCE = 1e-6  # frames; times are written in decimals, and 0.1 s at 10 fps is frame 1
 
 
-def frame_index(time: float, fps: float) -> int:
-    """Of the first frame at or after a time."""
-    return math.ceil(time * fps - TOLERANCE)
-
-
 def frame_range(dialogue: Dialogue, fps: float) -> range:
     """Indices of the dialogue's frames in its video, if it is that long."""
-    return range(frame_index(dialogue.start, fps), math.floor(dialogue.end * fps + TOLERANCE) + 1)
+    return range(math.ceil(dialogue.start * fps - TOLERANCE), math.floor(dialogue.end * fps + TOLERANCE) + 1)
 
 
 def dialogue_sequence(
@@ -59,7 +54,7 @@ def dialogue_sequence(
                 f"but frames from {begin / fps:g} s to {last / fps:g} s"
             )
         if turn.role == "assistant":
-            narrated[min(max(frame_index(turn.time, fps), begin), last)].append(turn.text.strip())
+            narrated[min(max(math.ceil(turn.time * fps - TOLERANCE), begin), last)].append(turn.text.strip())
             continue
         answer = next(turns, None)
         if answer is None or answer.role != "assistant" or answer.time != turn.time:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from train.data.annotations import AnnotatedVideo, Dialogue, Skipped, Turn
-from train.data.dialogue_sequence import dialogue_sequence, frame_index, frame_range
+from train.data.annotations import Dialogue, Skipped
+from train.data.dialogue_sequence import dialogue_sequence, frame_range
+from train.data.dialogues import question_dialogues
 from train.data.shards import Shards
+from train.recipe import Part
 from train.sequences import LossWeights, Sequence
 from train.trainer import Stage
 from videollm.configuration import VideoLLMConfig
@@ -36,50 +36,44 @@ class Lesson:
         return dialogue_sequence(prompt, self.dialogue, features, fps, weights, first=self.frames.start)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How streams are cut: into parts of so many seconds, in each up to so many questions at random times."""
+
+    seconds: float
+    questions: int = 0
+    seed: int = 0
+
+
 def lessons(
-    parts: Iterable[tuple[Path, str | None]],
+    parts: Iterable[Part],
     config: VideoLLMConfig,
     prompt: Prompt,
-    seconds: float,
+    cut: Cut,
     skipped: Skipped,
 ) -> list[Lesson]:
-    """Those of prepared folders, of one split where it is named, cut into parts of so many seconds. What
-    can't be learned from is counted in `skipped`.
+    """Those of prepared folders' parts. What can't be learned from is counted in `skipped`.
 
     Raises ShardError for a folder that isn't prepared, ValueError for one that was prepared for another
     model, and where nothing is left.
     """
     found = []
-    for folder, split in parts:
-        shards = Shards(folder)
+    for part in parts:
+        shards = Shards(part.folder)
         _check_fits(shards, config)
-        videos = [video for video in shards.annotation if split is None or video.split == split]
+        videos = [video for video in shards.annotation if part.holds(video)]
         if not videos:
             splits = ", ".join(sorted({video.split or "(none)" for video in shards.annotation}))
             raise ValueError(
-                f"{folder} holds no annotated video of split {split!r}; its splits are: {splits}"
+                f"{part.folder} holds no annotated video of split {part.split!r} and share {part.share}; "
+                f"its splits are: {splits}"
             )
-        for video in videos:
-            for dialogue in narrated(video, shards.frames(video.video), shards.fps, seconds):
-                lesson = _lesson(shards, dialogue, config, prompt, skipped)
-                found += [] if lesson is None else [lesson]
+        dialogues = question_dialogues(videos, shards.fps, cut.seconds, cut.questions, cut.seed)
+        made = (_lesson(shards, dialogue, config, prompt, skipped) for dialogue in dialogues)
+        found += [lesson for lesson in made if lesson is not None]
     if not found:
         raise ValueError(f"nothing is left to learn from: {skipped}")
     return found
-
-
-def narrated(video: AnnotatedVideo, frames: int, fps: float, seconds: float) -> list[Dialogue]:
-    """A video's segments as narrations, each at its beginning, in parts of so many seconds of its `frames`.
-    What happens between the last frame of a part and the first of the next one is said in the next."""
-    length = max(1, int(seconds * fps))
-    turns: dict[int, list[Turn]] = defaultdict(list)
-    for segment in video.segments:
-        index = min(frame_index(segment.start, fps), frames - 1)
-        turns[index // length].append(Turn(segment.start, "assistant", segment.text))
-    return [
-        Dialogue(video.video, first / fps, (min(first + length, frames) - 1) / fps, tuple(turns[part]))
-        for part, first in enumerate(range(0, frames, length))
-    ]
 
 
 def _check_fits(shards: Shards, config: VideoLLMConfig) -> None:
