@@ -35,7 +35,7 @@ def train(recipe: Recipe) -> Path:
 
     Raises ValueError, ShardError, CheckpointError and TrainingError, each with one line for people.
     """
-    _keep(recipe)
+    _check_out(recipe)
     torch.manual_seed(recipe.seed)  # every process begins with the same weights
     adapted = _model(recipe.model)
     precision = mixed_precision() if recipe.precision == "auto" else recipe.precision
@@ -56,6 +56,9 @@ def train(recipe: Recipe) -> Path:
     if recipe.data.held_out:
         held_out = _held_out(_lessons(recipe.data.held_out, recipe, config, prompt), recipe, training)
     config.context_tokens = max(config.context_tokens or 0, *(lesson.tokens for lesson in learned))
+    if PartialState().is_main_process:
+        recipe.out.mkdir(parents=True, exist_ok=True)
+        write_whole(recipe.out / KEPT_RECIPE, recipe.learned())
     for stage in recipe.stages:
         steps = stage.steps(len(learned))
         training.run(
@@ -74,14 +77,11 @@ def train(recipe: Recipe) -> Path:
     return _export(training, recipe.out / "model")
 
 
-def _keep(recipe: Recipe) -> None:
+def _check_out(recipe: Recipe) -> None:
     """ValueError where another recipe's training lies in the folder."""
     path = recipe.out / KEPT_RECIPE
     if path.is_file() and path.read_bytes() != recipe.learned():
         raise ValueError(f"{recipe.out} holds the training of another recipe; give another folder as out")
-    if PartialState().is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, recipe.learned())
 
 
 def _model(model: str | NewModel) -> PeftModel:
