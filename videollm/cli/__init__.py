@@ -18,6 +18,7 @@ from videollm.cli.bench_memory import cache, memory, rope
 from videollm.cli.calibrate import calibrate
 from videollm.cli.convert import convert
 from videollm.cli.demo import demo
+from videollm.cli.dialogues import dialogues
 from videollm.cli.doctor import doctor
 from videollm.cli.errors import complain, describe, explained
 from videollm.cli.narrate import narrate
@@ -29,7 +30,11 @@ from videollm.cli.train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
+<<<<<<< HEAD
 for command in (narrate, ask, summarize, serve, calibrate, prepare, train, doctor, convert, demo):
+=======
+for command in (narrate, ask, summarize, serve, calibrate, dialogues, prepare, doctor, convert, demo):
+>>>>>>> readers
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)
