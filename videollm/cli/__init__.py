@@ -30,11 +30,8 @@ from videollm.cli.train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-<<<<<<< HEAD
-for command in (narrate, ask, summarize, serve, calibrate, prepare, train, doctor, convert, demo):
-=======
-for command in (narrate, ask, summarize, serve, calibrate, dialogues, prepare, doctor, convert, demo):
->>>>>>> readers
+COMMANDS = (narrate, ask, summarize, serve, calibrate, prepare, dialogues, train, doctor, convert, demo)
+for command in COMMANDS:
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)
