@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from videollm.budgets import Budgets
 from videollm.eviction import EvictionPolicy, Row, SnapKVPolicy
 from videollm.rotary import RotaryTable
-from videollm.slab import Packing, SlabLayer, SlabShape
+from videollm.slab import KnownLengths, Packing, SlabLayer, SlabShape
 
 if TYPE_CHECKING:
     from videollm.depth_lm import DepthLM
@@ -92,10 +92,8 @@ class LayerBudgetCache(Cache):
             weight.dtype,
             weight.device,
         )
-        # How much of each row is filled, and what the host knows of it: not more, and as much where exact.
         self.lengths = torch.zeros(layers, slots, dtype=torch.int32, device=weight.device)
-        self._filled = np.zeros((layers, slots), dtype=np.int64)
-        self._exact = np.ones((layers, slots), dtype=bool)
+        self._known = KnownLengths.of(layers, slots)
         self._capacities = np.array(capacities)[:, None]  # [layers, 1]
         # Of each stream's next token in each layer.
         self.positions = np.zeros((layers, slots), dtype=np.int64)
@@ -104,8 +102,8 @@ class LayerBudgetCache(Cache):
         self.evictions = [0] * slots  # how often something was evicted from a slot's layers, of any stream
         super().__init__(
             layers=[
-                SlabLayer(shape, *row, self.policy)
-                for row in zip(capacities, self.lengths, self._filled, self._exact, strict=True)
+                SlabLayer(shape, capacity, lengths, self._known, index, self.policy)
+                for index, (capacity, lengths) in enumerate(zip(capacities, self.lengths, strict=True))
             ]
         )
 
@@ -236,8 +234,8 @@ class LayerBudgetCache(Cache):
 
     def recount(self) -> None:
         """Let the host know exactly how much each row is filled; on a GPU it waits for it."""
-        self._filled[:] = self.lengths.cpu().numpy()
-        self._exact[:] = True
+        self._known.filled[:] = self.lengths.cpu().numpy()
+        self._known.exact[:] = True
 
     def rows(self, slot: int) -> Iterator[Row]:
         """What each layer of an evicting cache holds of a stream, as the policy sees it. What was read can't
@@ -271,7 +269,7 @@ class LayerBudgetCache(Cache):
 
     def _crowded(self, counts: np.ndarray) -> np.ndarray:
         """Which rows lack room or positions for so many tokens of each slot, bool [layers, slots]."""
-        overfull = self._filled + counts > self._capacities
+        overfull = self._known.filled + counts > self._capacities
         return (overfull | (self.positions + counts > self.context)) & (counts > 0)
 
     def _evict(self, layer: int, slot: int) -> None:

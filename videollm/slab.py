@@ -29,6 +29,21 @@ class SlabShape(NamedTuple):
     device: torch.device
 
 
+@dataclass(frozen=True)
+class KnownLengths:
+    """What the host knows of the lengths of all layers' rows: they are not above `filled`, int64 [layers,
+    slots], and equal to it where `exact`, bool [layers, slots]. Layers look their rows up and keep no views,
+    which a copied cache would not share with its layers."""
+
+    filled: np.ndarray
+    exact: np.ndarray
+
+    @classmethod
+    def of(cls, layers: int, slots: int) -> Self:
+        """Of empty rows."""
+        return cls(np.zeros((layers, slots), np.int64), np.ones((layers, slots), bool))
+
+
 class SlabLayer(CacheLayerMixin):
     """Slabs of one decoder layer, [slots, kv_heads, capacity, head_dim], each row filled up to its length,
     its entries in the order of time.
@@ -43,16 +58,15 @@ class SlabLayer(CacheLayerMixin):
         shape: SlabShape,
         capacity: int,
         lengths: Tensor,
-        filled: np.ndarray,
-        exact: np.ndarray,
+        known: KnownLengths,
+        index: int,
         policy: EvictionPolicy | None,
     ) -> None:
         super().__init__()
         slots, heads, kv_heads, head_dim, dtype, device = shape
         self.capacity = capacity
         self.lengths = lengths  # int32 [slots], on the device
-        # What the host knows of them, int64 and bool [slots]: they are not above it, and equal where exact.
-        self.filled, self.exact = filled, exact
+        self._known, self._index = known, index
         self.scaling = head_dim**-0.5
         # Not filled with zeros: what a stream hasn't reached costs no memory on the CPU.
         self.keys: Tensor = torch.empty(slots, kv_heads, capacity, head_dim, dtype=dtype, device=device)
@@ -72,6 +86,16 @@ class SlabLayer(CacheLayerMixin):
                 self.attention = torch.empty(slots, kv_heads, capacity, device=device)
         self.is_initialized = True
         self._latest: _Latest | None = None
+
+    @property
+    def filled(self) -> np.ndarray:
+        """What the host knows of the rows' lengths, int64 [slots]."""
+        return self._known.filled[self._index]
+
+    @property
+    def exact(self) -> np.ndarray:
+        """Whether they are equal to that, bool [slots]."""
+        return self._known.exact[self._index]
 
     @property
     def nbytes(self) -> int:
@@ -101,8 +125,8 @@ class SlabLayer(CacheLayerMixin):
         if self.attention is not None:
             self.attention[packing.slots, :, places] = 0
         self.lengths += packing.counts
-        self.filled += packing.sizes
-        self.exact &= packing.exact
+        self.filled[:] += packing.sizes
+        self.exact[:] &= packing.exact
         wanted = self.queries is not None or self.attention is not None
         self._latest = _Latest(packing, places, query if wanted else None)
 
@@ -245,7 +269,7 @@ class SlabLayer(CacheLayerMixin):
         self.keys[:, :, first : first + tokens] = key_states
         self.values[:, :, first : first + tokens] = value_states
         self.lengths += tokens
-        self.filled += tokens
+        self.filled[:] += tokens
         return self.keys[:, :, : first + tokens], self.values[:, :, : first + tokens]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
@@ -14,7 +13,7 @@ from videollm.budgets import Budgets
 from videollm.configuration import DepthConfig
 from videollm.eviction import SnapKVPolicy
 from videollm.routers import TopKRouter
-from videollm.slab import SlabLayer, SlabShape
+from videollm.slab import KnownLengths, SlabLayer, SlabShape
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,14 @@ def growing_bytes(config: PreTrainedConfig, entries: Sequence[int], dtype: torch
 
 def fixed_bytes(config: PreTrainedConfig, budgets: Budgets, dtype: torch.dtype) -> int:
     """What a `LayerBudgetCache` of these budgets takes for one stream, from beginning to end."""
-    counts = torch.zeros(1, dtype=torch.int32, device="meta"), np.zeros(1, np.int64), np.ones(1, bool)
-    policy = SnapKVPolicy()
+    lengths, known = (
+        torch.zeros(1, dtype=torch.int32, device="meta"),
+        KnownLengths.of(len(budgets.entries), 1),
+    )
+    shape, policy = _shape(config, dtype), SnapKVPolicy()
     return sum(
-        SlabLayer(_shape(config, dtype), entries + budgets.headroom, *counts, policy).nbytes
-        for entries in budgets.entries
+        SlabLayer(shape, entries + budgets.headroom, lengths, known, index, policy).nbytes
+        for index, entries in enumerate(budgets.entries)
     )
 
 

@@ -267,6 +267,10 @@ class CacheMachine(RuleBasedStateMachine):
         self.plain[slot], self.seen[slot] = copy.deepcopy(self.saved)
         self.latest[slot] = 0
 
+    @rule()
+    def go_on_with_a_copy(self) -> None:
+        self.cache = copy.deepcopy(self.cache)
+
     @rule(layer=st.integers(0, LAYERS - 1), slot=st.integers(0, SLOTS - 1))
     def know_less(self, layer: int, slot: int) -> None:
         """On a GPU the host knows only that no more is filled."""
