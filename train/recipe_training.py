@@ -25,6 +25,7 @@ from videollm.files import write_whole
 from videollm.prompt import Prompt
 
 KEPT_RECIPE = "recipe.json"
+PRECISIONS = {"float32": "no", "bf16": "bf16"}  # as accelerate calls them
 HELD_OUT_LESSONS = 100  # at most, evenly chosen
 
 console = Console()
@@ -38,13 +39,12 @@ def train(recipe: Recipe) -> Path:
     _check_out(recipe)
     torch.manual_seed(recipe.seed)  # every process begins with the same weights
     adapted = _model(recipe.model)
-    precision = mixed_precision() if recipe.precision == "auto" else recipe.precision
     settings = Settings(
         work=recipe.out / "stages",
         seed=recipe.seed,
         accumulate=recipe.accumulate,
         checkpointing=recipe.checkpointing,
-        precision=precision,
+        precision=PRECISIONS.get(recipe.precision) or mixed_precision(),
         save_every=recipe.save_every,
         log_every=recipe.log_every,
         report_to=("tensorboard",) if find_spec("tensorboard") else (),
