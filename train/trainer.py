@@ -182,6 +182,7 @@ class StageTrainer(transformers.Trainer):
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """accelerate knows an optimizer's parameters by their addresses, and a process that holds no row of a
         small one has no address for it. They are the sharded ones already."""
+        self.accelerator._models.append(objective)  # as its own preparation does
         return objective, self.accelerator.prepare_optimizer(optimizer)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
