@@ -17,7 +17,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import small_model
-from prepared import FPS, prepare, write_recipe
+from small_recipe import FPS, prepare, write_recipe
 
 from stream.frames import Frame
 from stream.session import Session
