@@ -148,6 +148,15 @@ def _is_ours(folder: Path) -> bool:
     return PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == VideoLLMConfig.model_type
 
 
+def load_adapter(name_or_path: str | os.PathLike[str]) -> PeftModel:
+    """The adapter checkpoint of that name, not merged, to be trained on. Raises CheckpointError."""
+    folder = _folder(str(name_or_path))
+    with _explained(name_or_path):
+        if not _is_adapter(folder):
+            raise CheckpointError(f"{name_or_path} is no adapter checkpoint, as training writes them")
+        return PeftModel.from_pretrained(build(_adapter_config(folder)), folder, is_trainable=True)
+
+
 def _adapter_config(folder: Path) -> VideoLLMConfig:
     if (folder / "config.json").is_file() and _is_ours(folder):
         return VideoLLMConfig.from_pretrained(folder)

@@ -25,11 +25,13 @@ from videollm.cli.narrate import narrate
 from videollm.cli.prepare import prepare
 from videollm.cli.serve import serve
 from videollm.cli.summarize import summarize
+from videollm.cli.train import train
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-for command in (narrate, ask, summarize, serve, calibrate, dialogues, prepare, doctor, convert, demo):
+COMMANDS = (narrate, ask, summarize, serve, calibrate, prepare, dialogues, train, doctor, convert, demo)
+for command in COMMANDS:
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)

@@ -15,6 +15,7 @@ _EXPLAINED = (
     ("stream.journal.database", "JournalError"),
     ("videollm.bases", "CheckpointError"),
     ("train.data.shards", "ShardError"),
+    ("train.trainer", "TrainingError"),
     ("train.data.rewriting", "EndpointError"),
     ("av", "FFmpegError"),
     ("torch", "OutOfMemoryError"),
