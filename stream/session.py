@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stream.engine import Engine, Read, Script
 from stream.export.times import format_time
-from stream.frames import Event, Frame
+from stream.frames import Event, Frame, JournalNotice
 from stream.journal import Journal, JournalError, JournalReader
 from stream.journal.keeping import Keeper
 from stream.recall import Recollection, recall
@@ -80,9 +80,7 @@ class Session:
                 f"the system prompt is too long: {len(self.prompt.start)} tokens, at most {most}"
             )
         self.slot = self.engine.join()
-        self.journal = journal
-        self._keeper = Keeper(model, journal) if isinstance(journal, Journal) else None
-        self.reset()
+        self.reset(journal)
 
     @property
     def seen_tokens(self) -> int:
@@ -94,9 +92,11 @@ class Session:
         """What the stream's keys and values fill now."""
         return self.engine.cache.filled_bytes(self.slot)
 
-    def reset(self) -> None:
-        """Forget the stream; the next frame begins a new one."""
+    def reset(self, journal: JournalReader | None = None) -> None:
+        """Forget the stream and its journal; the next frame begins a new one, with this journal."""
         self.engine.reset(self.slot)
+        self.journal = journal
+        self._keeper = Keeper(self.model, journal) if isinstance(journal, Journal) else None
         self.time = self.journal.end if self.journal else 0.0
         self.start = self.journal.start if isinstance(self.journal, Journal) else 0.0
         self._held: float | None = None  # the context holds all that came since; None before a first frame
@@ -242,7 +242,7 @@ class Session:
         try:
             found = recall(self.journal, self.model, question, now, held)
         except JournalError as error:
-            return None, [Event(self.time, "notice", str(error))]
+            return None, [JournalNotice(self.time, "notice", str(error))]
         return found and found.within(self.engine.cache.span - MAX_REPLY_TOKENS, self.prompt), []
 
     def _notice_evictions(self) -> None:

@@ -100,9 +100,9 @@ def openapi(model: str) -> dict[str, Any]:
                 "parameters": [session, format],
                 "get": {
                     "operationId": "export",
-                    "summary": "What a session has said so far.",
+                    "summary": "What a session has said so far; of one that is gone, what its journal holds.",
                     "responses": {"200": {"description": "The events.", "content": export}}
-                    | _failures("401", "403", "404", "422"),
+                    | _failures("401", "403", "404", "422", "500"),
                 }
                 | guarded,
             },

@@ -100,6 +100,8 @@ class EngineThread:
         if (session := self._seats.pop(stream, None)) is not None:
             self._running.pop(session.slot, None)
             self.engine.leave(session.slot)
+            if session.journal is not None:
+                session.journal.close()
 
     def _cache_figures(self, stream: Stream) -> CacheFigures | None:
         if (session := self._seats.get(stream)) is None:
@@ -120,6 +122,8 @@ class EngineThread:
                     future.set_exception(error)
             if not self._step():
                 self._wake.wait()
+        for stream in list(self._seats):
+            self._leave(stream)
 
     def _step(self) -> bool:
         """Let all that are ready go on; False where none is."""

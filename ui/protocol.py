@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from stream.frames import Evidence
+
 VERSION = 1
 PATH = "/v1/stream"
 SUBPROTOCOL = "videollm.v1"
@@ -172,12 +174,15 @@ class Answer(ServerMessage, tag="answer", frozen=True):
     text: str
     sequence: int | None = None
     """The latest frame read before; None where there was none."""
+    moments: tuple[Evidence, ...] = ()
+    """Of the journal, that the answer was recalled from."""
 
 
 class NoticeCode(StrEnum):
     FRAMES_DROPPED = "frames.dropped"
     CONTEXT_FULL = "context.full"
     SESSION_RESET = "session.reset"
+    JOURNAL_CHANGED = "journal.changed"
 
 
 class Notice(ServerMessage, tag="notice", frozen=True):

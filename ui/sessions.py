@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from stream.engine import Engine
+from stream.journal import JournalFolder
 from ui.engine_thread import EngineThread, Stream
 from ui.live_session import LiveSession
 from ui.metrics import Metrics
@@ -35,6 +36,11 @@ class Sessions:
         self.engine = EngineThread(engine)
         self.max_side = DETAIL * engine.model.vision_tower.size
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self.journals = (
+            JournalFolder(settings.journal, settings.journal_size, settings.journal_total)
+            if settings.journal is not None
+            else None
+        )
         self.draining = False
         self._live: dict[str, LiveSession] = {}  # by id; for the time of grace also those that are over
         self._by_token: dict[bytes, LiveSession] = {}
@@ -62,7 +68,9 @@ class Sessions:
         """Begin a session. Raises ProtocolError."""
         if start.threshold is None:
             start = replace(start, threshold=self.settings.threshold)
-        session = LiveSession(start, self.decoders, self.max_side, self.engine.wake, self.metrics)
+        session = LiveSession(
+            start, self.decoders, self.max_side, self.engine.wake, self.metrics, self.journals
+        )
         await self.seat(session, start.prompt)
         self._live[session.id] = session
         self._by_token[_digest(session.resume_token)] = session
