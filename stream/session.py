@@ -112,12 +112,7 @@ class Session:
         one that would fill the context."""
         if not question.strip():
             raise ValueError("the question is empty")
-        tokens, most = (
-            len(self.prompt.ask(question, after_frame=True)),
-            int(self.engine.context * QUESTION_SHARE),
-        )
-        if tokens > most:
-            raise ValueError(f"the question is too long: {tokens} tokens, and {most} are the most")
+        self._check_length("the question", len(self.prompt.ask(question, after_frame=True)))
         asked = (self.time if time is None else time, question.strip())
         bisect.insort(self._questions, asked, key=lambda entry: entry[0])
 
@@ -151,6 +146,23 @@ class Session:
             del waiting[:read]
             events += yield from self._answer_until(self.time, included=True)
         return events
+
+    def recounting(self, question: str | None, answer: str) -> Script:
+        """Read what was asked (None: nothing) and answered in an earlier session, as if it had been here and
+        now. ValueError where that would fill the context."""
+        words, said = self.prompt.ask(question, after_frame=True), self.prompt.say(answer)[:-1]
+        self._check_length("an earlier question with its answer", len(words) + len(said))
+        return self._recount(question, words, said)
+
+    def _recount(self, question: str | None, words: list[int], said: list[int]) -> Script:
+        events = yield from self._make_room(len(words) + len(said))
+        yield (yield from self._shorten(Read([*self._opening(question), *said])))
+        self._has_said(words, said)
+        return self._kept(events)
+
+    def _check_length(self, what: str, tokens: int) -> None:
+        if tokens > (most := int(self.engine.context * QUESTION_SHARE)):
+            raise ValueError(f"{what} is too long: {tokens} tokens, and {most} are the most")
 
     def tell(self, event: Event) -> list[Event]:
         """Let the journal have what others say of the stream, such as a feed; gives it, and its notices."""
@@ -225,13 +237,16 @@ class Session:
                 continue
             words = self.prompt.ask(question, after_frame=True)
             said = [*(yield from self._make_room(len(words))), *said]
-            opening = words
-            if not self._in_frames:  # no bracket is open, and one that nothing follows is not opened
-                before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
-                opening = [*before, *self.prompt.ask(question, after_frame=False)]
-            answer = yield from self._reply(words, opening)
+            answer = yield from self._reply(words, self._opening(question))
             events += self._kept([*said, Event(asked, "answer", answer)])
         return events
+
+    def _opening(self, question: str | None) -> list[int]:
+        """What is read up to an answer. Where no bracket is open, one that nothing follows is not opened."""
+        if self._in_frames:
+            return self.prompt.ask(question, after_frame=True)
+        before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
+        return [*before, *self.prompt.ask(question, after_frame=False)]
 
     def _recall(self, question: str, now: float) -> tuple[Recollection | None, list[Event]]:
         """What the journal knows of it that the context doesn't hold, and a notice where it can't be read."""
@@ -263,10 +278,14 @@ class Session:
     def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
         """Let the model speak after `opening`; `words` are the same as they read right behind a frame."""
         said = yield from self._speak(Read(words if opening is None else opening))
+        self._has_said(words, said)
+        return self._text(said)
+
+    def _has_said(self, words: list[int], said: list[int]) -> None:
+        """A reply was read, but for its end; `words` are those before it, as right behind a frame."""
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
         if self._seen is not None and not self.engine.cache.evicts:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
-        return self._text(said)
 
     def _speak(self, opening: Read) -> Generator[Read, Tensor, list[int]]:
         """What the model says next, greedily, to its end-of-text token."""

@@ -70,7 +70,7 @@ def openapi(model: str) -> dict[str, Any]:
     }
     chat = {
         "operationId": "complete",
-        "summary": "Answer one question about pictures and clips, as OpenAI's API does.",
+        "summary": "Answer a conversation's last question, about pictures and clips, as OpenAI's API does.",
         "requestBody": {"required": True, "content": {_JSON: {"schema": _ref("ChatRequest")}}},
         "responses": {"200": {"description": "The answer.", "content": completion}}
         | _failures("401", "403", "404", "413", "422", "500", "503"),
