@@ -135,6 +135,7 @@ class LiveSession(Stream):
         if self._end_reason is not None:
             return
         self._drop(self._inbox.clear())
+        self._known_questions.clear()  # of those that waited none is answered
         self._begin_stream()
         self._sampler = Sampler(self._fps)
         self._inbox.put_command(Command.RESET)
