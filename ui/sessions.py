@@ -33,7 +33,7 @@ class Sessions:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.engine = EngineThread(engine)
+        self.engine = EngineThread(engine, self.metrics)
         self.max_side = DETAIL * engine.model.vision_tower.size
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self.journals = (
