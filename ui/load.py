@@ -273,7 +273,7 @@ async def _warm_up(uri: str, frames: list[bytes]) -> None:
 
 
 async def _push(load: Load, uri: str, frames: list[bytes], client: Client, offset: float) -> None:
-    """One session: `fps` frames a second, begun a moment after the others."""
+    """One session: `fps` frames a second, begun a moment after the others'."""
     await asyncio.sleep(offset)
     try:
         async with websockets.connect(uri, compression=None, open_timeout=60) as connection:
