@@ -40,3 +40,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: EventKind
     text: str
     evidence: tuple[Evidence, ...] = ()
+
+
+class JournalNotice(Event, frozen=True):
+    """A notice of the journal's own state, not of the stream: that it pauses, or goes on."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stream.engine import Engine, Read, Script
 from stream.export.times import format_time
-from stream.frames import Event, Frame
+from stream.frames import Event, Frame, JournalNotice
 from stream.journal import Journal, JournalError, JournalReader
 from stream.journal.keeping import Keeper
 from stream.recall import Recollection, recall
@@ -80,9 +80,7 @@ class Session:
                 f"the system prompt is too long: {len(self.prompt.start)} tokens, at most {most}"
             )
         self.slot = self.engine.join()
-        self.journal = journal
-        self._keeper = Keeper(model, journal) if isinstance(journal, Journal) else None
-        self.reset()
+        self.reset(journal)
 
     @property
     def seen_tokens(self) -> int:
@@ -94,9 +92,11 @@ class Session:
         """What the stream's keys and values fill now."""
         return self.engine.cache.filled_bytes(self.slot)
 
-    def reset(self) -> None:
-        """Forget the stream; the next frame begins a new one."""
+    def reset(self, journal: JournalReader | None = None) -> None:
+        """Forget the stream and its journal; the next frame begins a new one, with this journal."""
         self.engine.reset(self.slot)
+        self.journal = journal
+        self._keeper = Keeper(self.model, journal) if isinstance(journal, Journal) else None
         self.time = self.journal.end if self.journal else 0.0
         self.start = self.journal.start if isinstance(self.journal, Journal) else 0.0
         self._held: float | None = None  # the context holds all that came since; None before a first frame
@@ -112,12 +112,7 @@ class Session:
         one that would fill the context."""
         if not question.strip():
             raise ValueError("the question is empty")
-        tokens, most = (
-            len(self.prompt.ask(question, after_frame=True)),
-            int(self.engine.context * QUESTION_SHARE),
-        )
-        if tokens > most:
-            raise ValueError(f"the question is too long: {tokens} tokens, and {most} are the most")
+        self._check_length("the question", len(self.prompt.ask(question, after_frame=True)))
         asked = (self.time if time is None else time, question.strip())
         bisect.insort(self._questions, asked, key=lambda entry: entry[0])
 
@@ -151,6 +146,23 @@ class Session:
             del waiting[:read]
             events += yield from self._answer_until(self.time, included=True)
         return events
+
+    def recounting(self, question: str | None, answer: str) -> Script:
+        """Read what was asked (None: nothing) and answered in an earlier session, as if it had been here and
+        now. ValueError where that would fill the context."""
+        words, said = self.prompt.ask(question, after_frame=True), self.prompt.say(answer)[:-1]
+        self._check_length("an earlier question with its answer", len(words) + len(said))
+        return self._recount(question, words, said)
+
+    def _recount(self, question: str | None, words: list[int], said: list[int]) -> Script:
+        events = yield from self._make_room(len(words) + len(said))
+        yield (yield from self._shorten(Read([*self._opening(question), *said])))
+        self._has_said(words, said)
+        return self._kept(events)
+
+    def _check_length(self, what: str, tokens: int) -> None:
+        if tokens > (most := int(self.engine.context * QUESTION_SHARE)):
+            raise ValueError(f"{what} is too long: {tokens} tokens, and {most} are the most")
 
     def tell(self, event: Event) -> list[Event]:
         """Let the journal have what others say of the stream, such as a feed; gives it, and its notices."""
@@ -225,13 +237,16 @@ class Session:
                 continue
             words = self.prompt.ask(question, after_frame=True)
             said = [*(yield from self._make_room(len(words))), *said]
-            opening = words
-            if not self._in_frames:  # no bracket is open, and one that nothing follows is not opened
-                before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
-                opening = [*before, *self.prompt.ask(question, after_frame=False)]
-            answer = yield from self._reply(words, opening)
+            answer = yield from self._reply(words, self._opening(question))
             events += self._kept([*said, Event(asked, "answer", answer)])
         return events
+
+    def _opening(self, question: str | None) -> list[int]:
+        """What is read up to an answer. Where no bracket is open, one that nothing follows is not opened."""
+        if self._in_frames:
+            return self.prompt.ask(question, after_frame=True)
+        before = [self.prompt.eos] if self.seen_tokens else self.prompt.opening
+        return [*before, *self.prompt.ask(question, after_frame=False)]
 
     def _recall(self, question: str, now: float) -> tuple[Recollection | None, list[Event]]:
         """What the journal knows of it that the context doesn't hold, and a notice where it can't be read."""
@@ -242,7 +257,7 @@ class Session:
         try:
             found = recall(self.journal, self.model, question, now, held)
         except JournalError as error:
-            return None, [Event(self.time, "notice", str(error))]
+            return None, [JournalNotice(self.time, "notice", str(error))]
         return found and found.within(self.engine.cache.span - MAX_REPLY_TOKENS, self.prompt), []
 
     def _notice_evictions(self) -> None:
@@ -263,10 +278,14 @@ class Session:
     def _reply(self, words: list[int], opening: list[int] | None = None) -> Generator[Read, Tensor, str]:
         """Let the model speak after `opening`; `words` are the same as they read right behind a frame."""
         said = yield from self._speak(Read(words if opening is None else opening))
+        self._has_said(words, said)
+        return self._text(said)
+
+    def _has_said(self, words: list[int], said: list[int]) -> None:
+        """A reply was read, but for its end; `words` are those before it, as right behind a frame."""
         self._lead, self._in_frames = [self.prompt.eos, *self.prompt.reopen], False
         if self._seen is not None and not self.engine.cache.evicts:
             self._moments.append(Moment(self.time, self._seen, [*words, *said]))
-        return self._text(said)
 
     def _speak(self, opening: Read) -> Generator[Read, Tensor, list[int]]:
         """What the model says next, greedily, to its end-of-text token."""

@@ -1,10 +1,12 @@
-"""A conversation as OpenAI's API writes it: one stream that is watched to its end, and one question."""
+"""A conversation as OpenAI's API writes it: one stream that is watched to its end, with what was asked and
+answered in between, and a last question."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,15 +39,32 @@ class ClipPart(Struct, tag_field="type", tag="video_url", frozen=True):
 
 class Message(Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart | PicturePart | ClipPart]
+    content: str | list[TextPart | PicturePart | ClipPart] | None = None
 
     @property
     def parts(self) -> list[TextPart | PicturePart | ClipPart]:
-        return [TextPart(self.content)] if isinstance(self.content, str) else self.content
+        return [TextPart(self.content)] if isinstance(self.content, str) else self.content or []
 
     @property
     def text(self) -> str:
         return "\n".join(part.text for part in self.parts if isinstance(part, TextPart)).strip()
+
+
+@dataclass
+class Turn:
+    """What a user shows and asks, up to what the assistant says to it."""
+
+    shown: list[PicturePart | ClipPart] = field(default_factory=list)
+    question: str = ""
+    answer: str = ""
+    """Empty in the last turn."""
+
+
+class Exchange(Struct, frozen=True):
+    """What was asked (None: nothing), and the answer; None is still to be found."""
+
+    question: str | None
+    answer: str | None
 
 
 class StreamOptions(Struct, frozen=True):
@@ -65,29 +84,42 @@ class ChatRequest(Struct, frozen=True):
         texts = [message.text for message in self.messages if message.role in ("system", "developer")]
         return "\n".join(texts) or None
 
-    def question(self) -> str:
-        """The text of the last message. Raises MediaError where this is no single question about pictures."""
-        if any(message.role == "assistant" for message in self.messages):
-            reason = (
-                "earlier answers can't be given back; put all pictures and one question into user messages"
+    def turns(self) -> list[Turn]:
+        """The conversation; messages of one role in a row are one. Raises MediaError where it doesn't end in
+        a question."""
+        turns = [Turn()]
+        for message in self.messages:
+            shown = [part for part in message.parts if not isinstance(part, TextPart)]
+            if message.role == "user":
+                if turns[-1].answer:
+                    turns.append(Turn())
+                turns[-1].shown += shown
+                turns[-1].question = f"{turns[-1].question}\n{message.text}".strip()
+                continue
+            if shown:
+                raise MediaError("media.misplaced", "pictures and clips belong into user messages")
+            if message.role == "assistant":
+                turns[-1].answer = f"{turns[-1].answer}\n{message.text}".strip()
+        if turns[-1].answer or not turns[-1].question:
+            raise MediaError(
+                "question.missing", "the last message has to be a user's, and its turn has to hold a text"
             )
-            raise MediaError("history.unsupported", reason)
-        users = [message for message in self.messages if message.role == "user"]
-        if not users or not users[-1].text:
-            raise MediaError("question.missing", "the last user message has to hold a text")
-        return users[-1].text
+        return turns
 
-    def frames(self, max_side: int, folders: Sequence[Path]) -> Iterator[Frame]:
-        """All pictures and clips in their order, one after another in time. Raises MediaError."""
+    def inputs(self, max_side: int, folders: Sequence[Path]) -> Iterator[Frame | Exchange]:
+        """All pictures and clips in their order, one after another in time, with what was said in between and
+        the last question. Raises MediaError."""
         time = 0.0
-        for part in (part for message in self.messages for part in message.parts):
-            if isinstance(part, PicturePart):
-                yield picture_frame(part.image_url.url, time, max_side)
-                time += 1 / FPS
-            elif isinstance(part, ClipPart):
-                for frame in clip_frames(part.video_url.url, time, max_side, folders):
-                    yield frame
-                    time = frame.time + 1 / FPS
+        for turn in self.turns():
+            for part in turn.shown:
+                if isinstance(part, PicturePart):
+                    yield picture_frame(part.image_url.url, time, max_side)
+                    time += 1 / FPS
+                else:
+                    for frame in clip_frames(part.video_url.url, time, max_side, folders):
+                        yield frame
+                        time = frame.time + 1 / FPS
+            yield Exchange(turn.question or None, turn.answer or None)
 
 
 class Usage(Struct, frozen=True):
@@ -102,33 +134,30 @@ class Answered(Struct, frozen=True):
 
 
 class ChatStream(Stream):
-    """Reads frames as they are decoded, none is dropped; then asks."""
+    """Reads frames as they are decoded, none is dropped, and what was said between them; then asks."""
 
-    def __init__(
-        self, question: str, wake: Callable[[], None], hear: Callable[[str | Answered | Exception], None]
-    ) -> None:
-        self._question = question
+    def __init__(self, wake: Callable[[], None], hear: Callable[[str | Answered | Exception], None]) -> None:
         self._wake = wake
         self._hear = (
             hear  # the answer's text so far, then the answer, or what went wrong; of the engine's thread
         )
-        self._frames: queue.Queue[Frame | None] = queue.Queue(AHEAD)
+        self._inputs: queue.Queue[Frame | Exchange] = queue.Queue(AHEAD)
+        self._held_back: Exchange | None = None  # until the frames before it are read
         self._asking: Session | None = None
         self._prompt_tokens = 0
         self._over = threading.Event()
 
-    def feed(self, frames: Iterator[Frame]) -> None:
-        """Put all frames in, as fast as they are read; in a thread of its own. Raises MediaError."""
-        for frame in frames:
-            self._put(frame)
+    def feed(self, inputs: Iterator[Frame | Exchange]) -> None:
+        """Put everything in, as fast as it is read; in a thread of its own. Raises MediaError."""
+        for entry in inputs:
+            self._put(entry)
             if self.over:
                 return
-        self._put(None)
 
-    def _put(self, frame: Frame | None) -> None:
+    def _put(self, entry: Frame | Exchange) -> None:
         while not self.over:
             try:
-                self._frames.put(frame, timeout=0.5)
+                self._inputs.put(entry, timeout=0.5)
             except queue.Full:
                 continue
             self._wake()
@@ -140,24 +169,29 @@ class ChatStream(Stream):
 
     @property
     def ready(self) -> bool:
-        return not self._frames.empty()
+        return self._held_back is not None or not self._inputs.empty()
 
     @property
     def over(self) -> bool:
         return self._over.is_set()
 
     def next_script(self, session: Session, most_frames: int) -> Script | None:
-        waiting = [self._frames.get() for _ in range(min(most_frames, self._frames.qsize()))]
-        frames = [frame for frame in waiting if frame is not None]
-        if len(frames) == len(waiting):
-            return session.watching(*frames)
+        frames: list[Frame] = []
+        while self._held_back is None and len(frames) < most_frames and not self._inputs.empty():
+            entry = self._inputs.get()
+            if isinstance(entry, Frame):
+                frames.append(entry)
+            else:
+                self._held_back = entry
         if frames:
-            self._frames.put(
-                None
-            )  # what comes last waits for the next turn; there is room, it was just taken
             return session.watching(*frames)
+        if self._held_back is None:
+            return None
+        said, self._held_back = self._held_back, None
         try:
-            session.ask(self._question)
+            if said.answer is not None:
+                return session.recounting(said.question, said.answer)
+            session.ask(said.question or "")
         except ValueError as error:
             self._hear(MediaError("question.invalid", str(error)))
             self._over.set()

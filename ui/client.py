@@ -86,8 +86,9 @@ class Stream:
         self._asked = 0
         self._ending = False
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._updated: dict[str, Any] = {}  # all that was changed since the start
+        self._reset_behind: int | None = None  # the frame before a reset that may not have arrived
         self._socket: ClientConnection | None = None
-        self._connected = False  # and the session has begun or goes on
         self._error: Exception | None = None
         self._changed = asyncio.Condition()
 
@@ -117,14 +118,19 @@ class Stream:
             self._questions.pop(id, None)
 
     async def update(self, **settings: Any) -> None:
-        """Change `fps`, `threshold` or `events`."""
+        """Change `fps`, `threshold` or `events`, now or once there is a connection again."""
+        self._check()
         self._settings |= settings
-        await self._until(lambda: self._connected)
+        self._updated |= settings
         await self._say({"type": "session.update"} | settings)
 
     async def reset(self) -> None:
-        """Forget the stream; the next frame begins a new one."""
-        await self._until(lambda: self._connected)
+        """Forget the stream; the next frame begins a new one. Questions that wait are refused."""
+        self._check()
+        self._reset_behind = self._sequence
+        refusal = RefusedError("session.reset", "the stream was reset before the answer came")
+        for id in list(self._questions):
+            self._settle(id, lambda answer: answer.set_exception(refusal))
         await self._say({"type": "session.reset"})
 
     async def end(self) -> dict[str, Any]:
@@ -194,7 +200,6 @@ class Stream:
                     await self._hear(json.loads(message))
         finally:
             self._socket = None
-            self._connected = False
             self.credits = 0
 
     async def _start(self, socket: ClientConnection) -> None:
@@ -210,9 +215,9 @@ class Stream:
         match event["type"]:
             case "session.started":
                 self._resume_token, self.limits = event["resume_token"], event["limits"]
-                self.session_id, self.credits = event["session_id"], event["credits"]
-                self._connected = True
-                await self._say_again()
+                self.session_id = event["session_id"]
+                await self._say_again(event)
+                self.credits = event["credits"]  # now frames may follow
             case "frame.ack":
                 self.credits += event["credits"]
             case "answer" if event["id"] in self._questions:
@@ -228,9 +233,17 @@ class Stream:
             self._events.append(event)
             self._changed.notify_all()
 
-    async def _say_again(self) -> None:
-        """What may have been lost on the way."""
-        for id, (question, _) in self._questions.items():
+    async def _say_again(self, started: Event) -> None:
+        """What was said without a connection, or may have been lost on the way."""
+        if self._updated:
+            await self._say({"type": "session.update"} | self._updated)
+        if self._reset_behind is not None:
+            # A later frame that has arrived came behind the reset.
+            if not started.get("resumed") or started.get("last_sequence", -1) > self._reset_behind:
+                self._reset_behind = None
+            else:
+                await self._say({"type": "session.reset"})
+        for id, (question, _) in list(self._questions.items()):
             await self._say({"type": "question", "id": id, "text": question})
         if self._ending:
             await self._say({"type": "session.end"})

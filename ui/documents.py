@@ -77,7 +77,7 @@ def openapi(model: str) -> dict[str, Any]:
     }
     chat = {
         "operationId": "complete",
-        "summary": "Answer one question about pictures and clips, as OpenAI's API does.",
+        "summary": "Answer a conversation's last question, about pictures and clips, as OpenAI's API does.",
         "requestBody": {"required": True, "content": {_JSON: {"schema": _ref("ChatRequest")}}},
         "responses": {"200": {"description": "The answer.", "content": completion}}
         | _failures("401", "403", "404", "413", "422", "500", "503"),
@@ -107,9 +107,9 @@ def openapi(model: str) -> dict[str, Any]:
                 "parameters": [session, format],
                 "get": {
                     "operationId": "export",
-                    "summary": "What a session has said so far.",
+                    "summary": "What a session has said so far; of one that is gone, what its journal holds.",
                     "responses": {"200": {"description": "The events.", "content": export}}
-                    | _failures("401", "403", "404", "422"),
+                    | _failures("401", "403", "404", "422", "500"),
                 }
                 | guarded,
             },

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from stream.engine import Engine, Script
 from stream.frames import Event
 from stream.session import Session
+from ui.metrics import Metrics
 from ui.protocol import CacheFigures
 
 MOST_TOGETHER = 4
@@ -50,8 +51,9 @@ class EngineThread:
     """Gives every stream that is ready a share of each step: one script at a time, and fewer frames together
     the more streams there are."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self.engine = engine
+        self._metrics = metrics
         self._seats: dict[Stream, Session] = {}
         self._running: dict[int, Stream] = {}  # by slot
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -100,6 +102,8 @@ class EngineThread:
         if (session := self._seats.pop(stream, None)) is not None:
             self._running.pop(session.slot, None)
             self.engine.leave(session.slot)
+            if session.journal is not None:
+                session.journal.close()
 
     def _cache_figures(self, stream: Stream) -> CacheFigures | None:
         if (session := self._seats.get(stream)) is None:
@@ -120,6 +124,8 @@ class EngineThread:
                     future.set_exception(error)
             if not self._step():
                 self._wake.wait()
+        for stream in list(self._seats):
+            self._leave(stream)
 
     def _step(self) -> bool:
         """Let all that are ready go on; False where none is."""
@@ -141,7 +147,8 @@ class EngineThread:
         if not self._running:
             return False
         try:
-            done = self.engine.step()
+            with self._metrics.steps.time():
+                done = self.engine.step()
         except Exception:
             log.exception("a step of the engine failed; the streams in it are ended")
             for stream in list(self._running.values()):

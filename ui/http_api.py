@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -13,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from stream.export import FORMATS, writer_for
 from stream.frames import Event
+from stream.journal import JournalError
 from ui.access import Access, guarded
 from ui.live_session import LiveSession
 from ui.outbox import Lasting
@@ -20,6 +23,7 @@ from ui.protocol import Answer, CacheFigures, Figures, Narration, Notice
 from ui.responses import answer, fail
 from ui.sessions import Sessions
 
+log = logging.getLogger("videollm")
 MEDIA_TYPES = {
     "text": "text/plain",
     "jsonl": "application/jsonl",
@@ -94,39 +98,48 @@ class HttpApi:
         return answer(SessionDetails(**structs.asdict(self._info(session)), cache=cache))
 
     async def export(self, request: Request) -> Response:
-        """What a session has said so far, in one of the export formats."""
-        session = self._sessions.get(request.path_params["id"])
-        if session is None:
+        """What a session has said so far, in one of the export formats; of one that is gone, from its
+        journal."""
+        id = request.path_params["id"]
+        session = self._sessions.get(id)
+        try:
+            events = await self._said(id) if session is None else _events(session.outbox.kept())
+        except JournalError:
+            log.exception("the journal of session %s", id)
+            return fail(500, "journal.unreadable", "this session's journal can't be read")
+        if session is None and not events:
             return _no_session()
         format = request.query_params.get("format", "jsonl")
         if format not in FORMATS:
             return fail(422, "format.unknown", f"choose a format among {', '.join(FORMATS)}", "format")
         target = io.StringIO()
         with writer_for(format, target) as writer:
-            for message in session.outbox.kept():
-                for event in _events(message):
-                    writer.write(event)
+            for event in events:
+                writer.write(event)
         return Response(target.getvalue(), media_type=MEDIA_TYPES[format])
+
+    async def _said(self, id: str) -> list[Event]:
+        journals = self._sessions.journals
+        return [] if journals is None else await asyncio.to_thread(journals.events, id)
 
     def _info(self, session: LiveSession) -> SessionInfo:
         state = self._sessions.state(session)
         return SessionInfo(session.id, session.started, state, session.figures())
 
 
-def _events(message: Lasting) -> list[Event]:
-    """A message as the exports know it."""
-    match message:
-        case Narration():
-            return [Event(message.start, "narration", message.text)]
-        case Answer():
-            return [
-                Event(message.start, "question", message.question),
-                Event(message.start, "answer", message.text),
-            ]
-        case Notice():
-            return [Event(message.start, "notice", message.text)]
-        case _:
-            return []
+def _events(messages: Iterable[Lasting]) -> list[Event]:
+    """Messages as the exports know them."""
+    events: list[Event] = []
+    for message in messages:
+        match message:
+            case Narration():
+                events.append(Event(message.start, "narration", message.text))
+            case Answer():
+                events.append(Event(message.start, "question", message.question))
+                events.append(Event(message.start, "answer", message.text, message.moments))
+            case Notice():
+                events.append(Event(message.start, "notice", message.text))
+    return events
 
 
 def _no_session() -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import statistics
@@ -14,7 +15,8 @@ from concurrent.futures import Executor
 from msgspec import UNSET
 
 from stream.engine import Script
-from stream.frames import Event, Frame
+from stream.frames import Event, Frame, JournalNotice
+from stream.journal import JournalError, JournalFolder
 from stream.session import Session
 from stream.sources.sampling import Sampler
 from ui.engine_thread import Stream
@@ -43,6 +45,7 @@ from ui.protocol import (
 LATENCIES = 1000
 REMEMBERED_QUESTIONS = 1000
 NOTICE_SECONDS = 5.0
+log = logging.getLogger("videollm")
 
 
 class LiveSession(Stream):
@@ -60,6 +63,7 @@ class LiveSession(Stream):
         max_side: int,
         wake_engine: Callable[[], None],
         metrics: Metrics,
+        journals: JournalFolder | None = None,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.resume_token = secrets.token_urlsafe(32)
@@ -80,7 +84,10 @@ class LiveSession(Stream):
         self._unannounced_drops = 0
         self._next_notice = 0.0
         self._end_reason: EndReason | None = None
+        self._untold: deque[Event] = deque()  # what the journal has yet to be told
         # Of the engine's thread:
+        self._journals = journals
+        self._has_begun = False  # the stream, and with it its journal
         self._reading: list[WaitingFrame] = []
         self._asked: Question | None = None
         self._read_sequence: int | None = None
@@ -125,6 +132,7 @@ class LiveSession(Stream):
         if self._end_reason is not None:
             return
         self._drop(self._inbox.clear())
+        self._known_questions.clear()  # of those that waited none is answered
         self._begin_stream()
         self._sampler = Sampler(self._fps)
         self._inbox.put_command(Command.RESET)
@@ -174,8 +182,11 @@ class LiveSession(Stream):
 
     def _announce_drops(self) -> None:
         count, self._unannounced_drops = self._unannounced_drops, 0
+        if not count:
+            return
         text = f"{count} frame{'s' * (count > 1)} dropped: they come faster than the model reads"
         self._notice(NoticeCode.FRAMES_DROPPED, self._newest_time, text, count)
+        self._untold.append(Event(self._newest_time, "notice", text))
 
     # What the engine's thread does
 
@@ -195,6 +206,7 @@ class LiveSession(Stream):
                 case ProtocolError():
                     self._refuse(waiting)
                 case Question():
+                    self._begin_journal(session)
                     try:
                         session.ask(waiting.text)
                     except ValueError as error:
@@ -204,15 +216,20 @@ class LiveSession(Stream):
                     session.on_text = lambda text: self._tell_answer(waiting.id, session.time, text)
                     return session.ending()
                 case Command.RESET:
+                    self._end_journal(session)
                     session.reset()
-                    self._read_sequence = None
+                    self._has_begun, self._read_sequence = False, None
                     self._notice(NoticeCode.SESSION_RESET, 0.0, "the stream begins anew")
                 case Command.END:
+                    self._announce_drops()
+                    self._tell_journal(session)
                     self._finish(self._end_reason or EndReason.CLIENT)
                     return None
                 case Notice():
                     self._notice(waiting.code, waiting.start, waiting.text)
                 case _:
+                    self._begin_journal(session)
+                    self._tell_journal(session)
                     self._reading = waiting
                     session.on_text = lambda text: self._tell_narration(session.time, text)
                     return session.watching(
@@ -234,14 +251,47 @@ class LiveSession(Stream):
                 self._metrics.events.labels("answer").inc()
                 asked, end = self._asked, max(event.time, self._newest_time)
                 self.outbox.keep(
-                    Answer(UNNUMBERED, asked.id, event.time, end, asked.text, event.text, self._read_sequence)
+                    Answer(
+                        UNNUMBERED,
+                        asked.id,
+                        event.time,
+                        end,
+                        asked.text,
+                        event.text,
+                        self._read_sequence,
+                        event.evidence,
+                    )
                 )
+            elif isinstance(event, JournalNotice):
+                self._notice(NoticeCode.JOURNAL_CHANGED, event.time, event.text)
             elif event.kind == "notice":
                 self._notice(NoticeCode.CONTEXT_FULL, event.time, event.text)
         self._asked = None
         if self._reading:
             self._read(self._reading)
             self._reading = []
+
+    def _begin_journal(self, session: Session) -> None:
+        """Before the first frame or question: give the stream a journal of its own."""
+        if self._has_begun or self._journals is None:
+            return
+        self._has_begun = True
+        try:
+            session.reset(self._journals.begin(self.id))
+        except (JournalError, OSError) as error:
+            log.warning("session %s has no journal: %s", self.id, error)
+            text = "the stream goes on without a journal, which can't be begun; the server's log says why"
+            self._notice(NoticeCode.JOURNAL_CHANGED, session.time, text)
+
+    def _tell_journal(self, session: Session) -> None:
+        """What was announced on the event loop's thread."""
+        while self._untold:
+            self.said(session.tell(self._untold.popleft())[1:])
+
+    def _end_journal(self, session: Session) -> None:
+        self._tell_journal(session)
+        if session.journal is not None:
+            session.journal.close()
 
     def failed(self) -> None:
         message = "the model failed on this stream; start a new session"
@@ -257,8 +307,7 @@ class LiveSession(Stream):
         self._done([frame.sequence for frame in frames], "read")
 
     def _finish(self, reason: EndReason) -> None:
-        if self._unannounced_drops:
-            self._announce_drops()
+        self._announce_drops()
         self.outbox.keep(SessionEnded(UNNUMBERED, reason, self.figures()))
         self.ended.set()
 

@@ -2,6 +2,7 @@
 
 The server runs in a process of its own. Each client pushes the frames of the sample clip at a fixed rate as
 far as its credits go, and hears all that is said; slow readers push without minding credits and hear nothing.
+A session before them has warmed the server up. Beside what clients see stands the server's own step time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.request
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from typing import Any
 import psutil
 import torch
 import websockets
+from prometheus_client.parser import text_string_to_metric_families
 from torch import Tensor
 
 from stream.engine import Engine, Read, Script
@@ -54,18 +57,22 @@ class Load:
 class Client:
     """What one session saw."""
 
+    started: float = 0.0
+    """When it said `session.start`."""
     sent: dict[int, float] = field(default_factory=dict)  # when each frame that is not acknowledged yet went
     ack_ms: list[float] = field(default_factory=list)
     narration_ms: list[float] = field(default_factory=list)
+    first_narration: tuple[float, float] | None = None
+    """Seconds from `session.start` to the first, and from the first frame to the one that it is about."""
     read: int = 0
     dropped: int = 0
     held_back: int = 0
     """Frames not sent for want of credits."""
     failed: str | None = None
-    _went: dict[int, float] = field(default_factory=dict)
+    _captured: dict[int, float] = field(default_factory=dict)
 
-    def sends(self, sequence: int) -> None:
-        self.sent[sequence] = self._went[sequence] = time.perf_counter()
+    def sends(self, sequence: int, captured: float) -> None:
+        self.sent[sequence], self._captured[sequence] = time.perf_counter(), captured
 
     def hears(self, message: dict[str, Any]) -> None:
         now = time.perf_counter()
@@ -75,20 +82,39 @@ class Client:
             for sequence in [sent for sent in self.sent if sent <= message["sequence"]]:
                 self.ack_ms.append(1e3 * (now - self.sent.pop(sequence)))
         elif message["type"] == "narration":
-            self.narration_ms.append(1e3 * (now - self._went[message["sequence"]]))
+            self.narration_ms.append(1e3 * (now - self._captured[message["sequence"]]))
+            if self.first_narration is None:
+                self.first_narration = now - self.started, message["start"]
         elif message["type"] == "error":
             self.failed = message["code"]
 
 
 @dataclass(frozen=True)
+class Steps:
+    """The server's steps in a stretch of time."""
+
+    count: int
+    mean_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
 class Result:
-    """Latencies from a frame's sending, at the client."""
+    """Latencies at the client: of acknowledgements from a frame's sending, of narrations from its capture to
+    the whole text."""
 
     ack_p50_ms: float
     ack_p95_ms: float
     ack_p99_ms: float
     narration_p50_ms: float
     narration_p95_ms: float
+    step: Steps
+    """In the same run; a narration takes one for its frame, and one a word."""
+    first_narration_p50_s: float
+    """From `session.start`, of the sessions that heard one."""
+    first_narration_worst_s: float
+    first_narrated_frame_p50_s: float
+    """Of this so much passed in the clip before what is told was to be seen."""
     frames_read: int
     frames_dropped: int
     frames_held_back: int
@@ -148,12 +174,15 @@ def run(load: Load) -> Result:
         port = ours.recv()
         assert process.pid is not None
         memory = psutil.Process(process.pid)
+        asyncio.run(_warm_up(_uri(port), frames))
+        before = _step_metrics(port)
         clients, resident = asyncio.run(_load(load, port, frames, lambda: memory.memory_info().rss / 2**20))
+        after = _step_metrics(port)
     finally:
         process.terminate()
         process.join(30)
         process.kill()
-    return _result(clients, resident)
+    return _result(clients, resident, _steps(before, after))
 
 
 def _serve(load: Load, port: Connection) -> None:
@@ -203,7 +232,7 @@ def _frames(fps: float) -> list[bytes]:
 async def _load(
     load: Load, port: int, frames: list[bytes], resident: Callable[[], float]
 ) -> tuple[list[Client], list[tuple[float, float]]]:
-    uri = f"ws://127.0.0.1:{port}{PATH}"
+    uri = _uri(port)
     clients = [Client() for _ in range(load.sessions)]
     began = time.perf_counter()
     memory: list[tuple[float, float]] = []
@@ -228,10 +257,27 @@ async def _load(
     return clients, memory
 
 
+def _uri(port: int) -> str:
+    return f"ws://127.0.0.1:{port}{PATH}"
+
+
+async def _warm_up(uri: str, frames: list[bytes]) -> None:
+    """A frame and a question: every kind of step is taken once."""
+    async with websockets.connect(uri, compression=None, open_timeout=60) as connection:
+        await connection.send(json.dumps({"type": "session.start"}))
+        await connection.send(_packed(0, 0.0, frames))
+        await connection.send(json.dumps({"type": "question", "id": "1", "text": "What is in view?"}))
+        await connection.send(json.dumps({"type": "session.end"}))
+        async for _ in connection:
+            pass
+
+
 async def _push(load: Load, uri: str, frames: list[bytes], client: Client, offset: float) -> None:
     """One session: `fps` frames a second, begun a moment after the others'."""
+    await asyncio.sleep(offset)
     try:
         async with websockets.connect(uri, compression=None, open_timeout=60) as connection:
+            client.started = time.perf_counter()
             await connection.send(json.dumps({"type": "session.start", "fps": 60}))
             credits = json.loads(await connection.recv()).get("credits", 0)
 
@@ -244,14 +290,14 @@ async def _push(load: Load, uri: str, frames: list[bytes], client: Client, offse
                         credits += message["credits"]
 
             hearing = asyncio.create_task(hear())
-            began = time.perf_counter() + offset
+            began = time.perf_counter()
             for number in range(math.ceil(load.seconds * load.fps)):
                 await asyncio.sleep(began + number / load.fps - time.perf_counter())
                 if credits <= 0:
                     client.held_back += 1
                     continue
                 credits -= 1
-                client.sends(number)
+                client.sends(number, began + number / load.fps)
                 await connection.send(_packed(number, number / load.fps, frames))
             await connection.send(json.dumps({"type": "session.end"}))
             with contextlib.suppress(TimeoutError):
@@ -277,9 +323,33 @@ def _packed(sequence: int, moment: float, frames: list[bytes]) -> bytes:
     return EncodedFrame(FrameFormat.JPEG, sequence, moment, frames[sequence % len(frames)]).pack()
 
 
-def _result(clients: list[Client], resident: list[tuple[float, float]]) -> Result:
+def _step_metrics(port: int) -> dict[str, float]:
+    """The histogram of steps so far: counts by upper bound [s], and their sum."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
+        families = text_string_to_metric_families(response.read().decode())
+    samples = next(family for family in families if family.name == "videollm_step_seconds").samples
+    return {sample.labels.get("le", sample.name.rpartition("_")[2]): sample.value for sample in samples}
+
+
+def _steps(before: dict[str, float], after: dict[str, float]) -> Steps:
+    """Of what came in between; the percentile as Prometheus estimates it: straight within a bucket, the
+    last of which is its lower bound."""
+    added = {name: value - before[name] for name, value in after.items() if name != "created"}
+    total, count = added.pop("sum"), added.pop("count")
+    wanted, lower, below, p95 = 0.95 * count, 0.0, 0.0, math.nan
+    for upper, up_to in sorted((float(bound), value) for bound, value in added.items()):
+        if count and up_to >= wanted:
+            inside = (wanted - below) / (up_to - below)
+            p95 = lower if math.isinf(upper) else lower + (upper - lower) * inside
+            break
+        lower, below = upper, up_to
+    return Steps(int(count), 1e3 * total / count if count else math.nan, 1e3 * p95)
+
+
+def _result(clients: list[Client], resident: list[tuple[float, float]], steps: Steps) -> Result:
     acks = [latency for client in clients for latency in client.ack_ms]
     narrations = [latency for client in clients for latency in client.narration_ms]
+    firsts = [client.first_narration for client in clients if client.first_narration is not None]
     reads = [client.read for client in clients]
     squares = sum(count * count for count in reads)
     return Result(
@@ -288,6 +358,10 @@ def _result(clients: list[Client], resident: list[tuple[float, float]]) -> Resul
         ack_p99_ms=_percentile(acks, 0.99),
         narration_p50_ms=_percentile(narrations, 0.5),
         narration_p95_ms=_percentile(narrations, 0.95),
+        step=steps,
+        first_narration_p50_s=_percentile([heard for heard, _ in firsts], 0.5),
+        first_narration_worst_s=_percentile([heard for heard, _ in firsts], 1.0),
+        first_narrated_frame_p50_s=_percentile([shown for _, shown in firsts], 0.5),
         frames_read=sum(reads),
         frames_dropped=sum(client.dropped for client in clients),
         frames_held_back=sum(client.held_back for client in clients),

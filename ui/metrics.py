@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 2.0, 5.0)
+STEP_BUCKETS = tuple(round(0.001 * 2 ** (power / 3), 6) for power in range(37))  # to 4.1 s
 
 
 class Metrics:
@@ -23,6 +24,13 @@ class Metrics:
             "videollm_frame_seconds",
             "From a frame's coming in to its being read.",
             buckets=BUCKETS,
+            registry=self.registry,
+        )
+
+        self.steps = Histogram(
+            "videollm_step_seconds",
+            "A step of the engine: one chunk of every stream that has something to read.",
+            buckets=STEP_BUCKETS,
             registry=self.registry,
         )
 

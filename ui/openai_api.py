@@ -46,7 +46,7 @@ class OpenAIApi:
         return _json({"object": "list", "data": [model]})
 
     async def complete(self, request: Request) -> Response:
-        """One question about pictures and clips, answered whole or as it is found."""
+        """The last question of a conversation about pictures and clips, answered whole or as it is found."""
         try:
             wanted = _decoder.decode(await _body(request))
             if wanted.model != self._model:
@@ -97,13 +97,14 @@ class _Conversation:
             with suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(self._heard.put_nowait, what)
 
-        self.stream = ChatStream(wanted.question(), sessions.engine.wake, hear)
+        wanted.turns()  # raises before a slot is taken
+        self.stream = ChatStream(sessions.engine.wake, hear)
 
     async def texts(self) -> AsyncGenerator[str | Answered]:
         """The answer's text so far, again and again, then the answer. Raises MediaError, RuntimeError."""
         folders = self._sessions.settings.folders
-        frames = self._wanted.frames(self._sessions.max_side, folders)
-        feeding = asyncio.create_task(asyncio.to_thread(self.stream.feed, frames))
+        inputs = self._wanted.inputs(self._sessions.max_side, folders)
+        feeding = asyncio.create_task(asyncio.to_thread(self.stream.feed, inputs))
         feeding.add_done_callback(self._tell_failure)
         try:
             while True:

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from stream.frames import Evidence
+
 VERSION = 1
 PATH = "/v1/stream"
 SUBPROTOCOL = "videollm.v1"
@@ -175,6 +177,8 @@ class Answer(ServerMessage, tag="answer", frozen=True):
     text: str
     sequence: int | None = None
     """The latest frame read before; None where there was none."""
+    moments: tuple[Evidence, ...] = ()
+    """Of the journal, that the answer was recalled from."""
 
 
 class NoticeCode(StrEnum):
@@ -183,6 +187,7 @@ class NoticeCode(StrEnum):
     SESSION_RESET = "session.reset"
     SOURCE_ENDED = "source.ended"
     SOURCE_FAILED = "source.failed"
+    JOURNAL_CHANGED = "journal.changed"
 
 
 class Notice(ServerMessage, tag="notice", frozen=True):

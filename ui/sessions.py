@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from stream.engine import Engine
+from stream.journal import JournalFolder
 from ui.engine_thread import EngineThread, Stream
 from ui.live_session import LiveSession
 from ui.metrics import Metrics
@@ -34,10 +35,15 @@ class Sessions:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.engine = EngineThread(engine)
+        self.engine = EngineThread(engine, self.metrics)
         self.max_side = DETAIL * engine.model.vision_tower.size
         self.sources = ServerSources(settings.sources, self.max_side)
         self.decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self.journals = (
+            JournalFolder(settings.journal, settings.journal_size, settings.journal_total)
+            if settings.journal is not None
+            else None
+        )
         self.draining = False
         self._live: dict[str, LiveSession] = {}  # by id; for the time of grace also those that are over
         self._by_token: dict[bytes, LiveSession] = {}
@@ -65,7 +71,7 @@ class Sessions:
         """Begin a session. Raises ProtocolError."""
         if start.threshold is None:
             start = replace(start, threshold=self.settings.threshold)
-        shared = start, self.decoders, self.max_side, self.engine.wake, self.metrics
+        shared = start, self.decoders, self.max_side, self.engine.wake, self.metrics, self.journals
         if start.source is None:
             session = LiveSession(*shared)
         else:

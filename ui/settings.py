@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stream.journal import DEFAULT_SIZE, LEAST_SIZE
+
 BACKLOG = 512  # connections that wait to be accepted
 
 
@@ -32,6 +34,12 @@ class Settings:
     """Folders whose clips may be named in requests."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """What the server itself can watch for its clients, by name."""
+    journal: Path | None = None
+    """Folder in which every session keeps a journal."""
+    journal_size: int = DEFAULT_SIZE
+    """The most bytes that a session's journal takes."""
+    journal_total: int = 10 * DEFAULT_SIZE
+    """The most that all of them take, those of earlier sessions among them."""
     certificate: Path | None = None
     key: Path | None = None
 
@@ -52,6 +60,22 @@ class Settings:
         for folder in self.folders:
             if not folder.is_dir():
                 raise SettingsError(f"{folder} is no folder; check the path")
+        if self.journal is not None:
+            self._check_journal(self.journal)
+
+    def _check_journal(self, folder: Path) -> None:
+        if self.journal_size < LEAST_SIZE:
+            raise SettingsError(f"a journal needs at least {LEAST_SIZE} bytes; give --journal-size more")
+        if self.journal_total < (needed := self.max_sessions * self.journal_size):
+            raise SettingsError(
+                f"{self.max_sessions} journals of {self.journal_size} bytes take {needed}, and all together "
+                f"may take {self.journal_total}; lower --journal-size or raise --journal-total"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SettingsError(f"{folder} can't hold journals ({reason}); name another folder") from error
 
     def address(self, port: int) -> str:
         """Where clients connect."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 import numpy as np
 
 from stream.frames import Event, Frame
+from stream.journal import JournalFolder
 from ui.inbox import FRAMES, WaitingFrame
 from ui.live_session import LiveSession
 from ui.metrics import Metrics
@@ -35,10 +36,11 @@ class SourceSession(LiveSession):
         max_side: int,
         wake_engine: Callable[[], None],
         metrics: Metrics,
+        journals: JournalFolder | None,
         sources: ServerSources,
         source: str,
     ) -> None:
-        super().__init__(start, pool, max_side, wake_engine, metrics)
+        super().__init__(start, pool, max_side, wake_engine, metrics, journals)
         self.newest_picture: bytes | None = None
         """What the source showed last, a JPEG file."""
         self._sources = sources

@@ -60,9 +60,11 @@ class Prompt:
             eos=tokenizer.eos_token_id,
         )
 
-    def ask(self, question: str, after_frame: bool) -> list[int]:
-        """Asks, and lets the assistant answer; closes the run of frames where one is open."""
-        text = f"{']' if after_frame else ''}\nUser: {question.strip()}\nAssistant:"
+    def ask(self, question: str | None, after_frame: bool) -> list[int]:
+        """Asks, and lets the assistant answer, or say something unasked; closes the run of frames where one
+        is open."""
+        user = f"\nUser: {question.strip()}" if question is not None else ""
+        text = f"{']' if after_frame else ''}{user}\nAssistant:"
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def say(self, text: str) -> list[int]:

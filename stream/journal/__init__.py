@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from stream.journal.database import JournalError
+from stream.journal.folder import JournalFolder
 from stream.journal.reader import JournalReader, KeptFrame, Said
 from stream.journal.writer import DEFAULT_SIZE, LEAST_SIZE, Journal
 
-__all__ = ["DEFAULT_SIZE", "LEAST_SIZE", "Journal", "JournalError", "JournalReader", "KeptFrame", "Said"]
+__all__ = [
+    "DEFAULT_SIZE",
+    "LEAST_SIZE",
+    "Journal",
+    "JournalError",
+    "JournalFolder",
+    "JournalReader",
+    "KeptFrame",
+    "Said",
+]

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from stream.export.times import format_time
-from stream.frames import Event
+from stream.frames import Event, JournalNotice
 from stream.journal import database
 from stream.journal.reader import JournalReader
 from stream.journal.sights import pack
@@ -99,7 +99,7 @@ class Journal(JournalReader):
         """
         now = max([event.time for event in events] + [frame.time for frame in frames], default=self.start)
         if self.problem:
-            notices, self.problem = [Event(now, "notice", self.problem)], None
+            notices, self.problem = [JournalNotice(now, "notice", self.problem)], None
             return [*notices, *self.record([*notices, *events], frames)]
         self._waiting += events
         if not self._waiting and not frames:
@@ -118,7 +118,7 @@ class Journal(JournalReader):
         if not self._paused:
             return []
         self._paused = False
-        return [Event(now, "notice", "the journal goes on")]
+        return [JournalNotice(now, "notice", "the journal goes on")]
 
     def nbytes(self) -> int:
         """What its files take on the disk."""
@@ -164,7 +164,7 @@ class Journal(JournalReader):
         reason = "the disk is full" if full else str(error)
         since = format_time(now)
         text = f"the journal pauses at {since}: {reason}; what is said is kept until there is room again"
-        return [Event(now, "notice", text)]
+        return [JournalNotice(now, "notice", text)]
 
     def _make_room(self, coming: int) -> None:
         """Thin until so many bytes fit, into the file and into its log."""

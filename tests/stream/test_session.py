@@ -116,6 +116,47 @@ def test_reset_begins_anew(tiny: VideoLLM) -> None:
     assert session.finish() == []
 
 
+def test_what_was_said_elsewhere_is_read_as_if_it_had_been_here(
+    tiny: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, session = Recorder(monkeypatch), Session(tiny, threshold=0.0)
+
+    def recount(question: str | None, answer: str) -> None:
+        assert session.engine.run(session.slot, session.recounting(question, answer)) == []
+
+    one, two = frames(2)
+    recount("Ready?", "Yes.")
+    session.step(one)
+    recount(None, "A cat.")
+    recount("And?", "A cup.")
+    session.step(two)
+    session.ask("What?")
+    session.finish()
+    text = [
+        "Watch.\n\nUser: Ready?\nAssistant: Yes.<eos>\n[",
+        "]\nAssistant: A cat.<eos>\nUser: And?\nAssistant: A cup.<eos>\n[",
+        "]\nUser: What?\nAssistant:",
+    ]
+    before, between, after = (tiny.tokenizer(part, add_special_tokens=False)["input_ids"] for part in text)
+    bos, frame = [tiny.tokenizer.bos_token_id], session.prompt.frame
+    expected = [*bos, *before, *frame, *between, *frame, *after]
+    assert recorder.ids[: len(expected)] == expected
+
+
+def test_what_was_said_elsewhere_may_fill_the_context_but_not_at_once(
+    tiny: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.config, "context_tokens", 400)
+    session, notices = Session(tiny, threshold=0.0), []
+    for index, frame in enumerate(frames(20)):
+        notices += session.step(frame)
+        notices += session.engine.run(session.slot, session.recounting(f"{index}?", 20 * "!"))
+        assert session.seen_tokens <= 400
+    assert {notice.kind for notice in notices} == {"notice"} and "is forgotten" in notices[0].text
+    with pytest.raises(ValueError, match=r"too long: \d+ tokens, and 100 are the most"):
+        session.recounting("Why?", 100 * "!")
+
+
 def test_sessions_share_a_model_and_nothing_else(tiny: VideoLLM) -> None:
     def alone(seed: int) -> list:
         session = Session(tiny, threshold=1.0)

@@ -108,6 +108,55 @@ def test_a_reset_and_an_update_wait_for_the_connection(server: Running) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_reset_and_an_update_that_were_lost_are_said_again_and_others_are_not(
+    server: Running, lost: bool
+) -> None:
+    async def main() -> None:
+        async with connect(server.address, token="secret", threshold=0.0, fps=60) as stream:
+            await stream.send(jpeg(), 100)
+            await stream.ask("What?")
+            if lost:  # nothing that is sent arrives
+                for protocol in list(server.server.server_state.connections):
+                    protocol.loop.call_soon_threadsafe(protocol.transport.pause_reading)
+                await asyncio.sleep(0.05)
+            await stream.update(threshold=0.5)
+            await stream.update(threshold=1.0)
+            await stream.reset()
+            if not lost:
+                await stream.send(jpeg(), 4)
+                await stream.ask("What?")
+            cut_all(server)
+            await asyncio.sleep(0.05)
+            await stream.send(jpeg(), 5)
+            await stream.end()
+            events = [event async for event in stream]
+        said = [event["start"] for event in events if event["type"] == "narration"]
+        assert said == ([0.0] if lost else [0.0, 1.0])
+        assert sum(event.get("code") == "session.reset" for event in events) == 1
+
+    asyncio.run(main())
+
+
+def test_a_reset_gives_up_the_questions_before_it_and_no_other(server: Running) -> None:
+    async def main() -> None:
+        async with connect(server.address, token="secret", **SPEAKS) as stream:
+            cut_all(server)
+            await asyncio.sleep(0.05)
+            before = asyncio.create_task(stream.ask("Before?"))
+            await asyncio.sleep(0)
+            await stream.reset()
+            after = await stream.ask("After?")
+            with pytest.raises(RefusedError, match="the stream was reset") as error:
+                await before
+            assert error.value.code == "session.reset"
+            await stream.end()
+            answers = [event async for event in stream if event["type"] == "answer"]
+            assert [(answer["question"], answer["text"]) for answer in answers] == [("After?", after)]
+
+    asyncio.run(main())
+
+
 def test_where_the_session_is_gone_a_new_one_begins(model: VideoLLM) -> None:
     async def main(server: Running) -> None:
         async with connect(server.address, **SPEAKS) as stream:
@@ -188,11 +237,49 @@ process.exit(0);
 """
 
 
-def node(server: Running, folder: Path, token: str) -> subprocess.Popen[str]:
+CHANGING = """
+import { readFileSync } from "node:fs";
+const { VideoLLM } = await import(process.argv[2]);
+const stream = new VideoLLM({ url: process.argv[3], token: process.argv[4], threshold: 0, fps: 60 });
+const heard = { narration: [], answer: [], notice: [] };
+for (const type of Object.keys(heard)) {
+  stream.addEventListener(type, ({ detail }) => heard[type].push(detail));
+}
+const picture = new Blob([readFileSync(process.argv[5])], { type: "image/jpeg" });
+const until = async (condition) => {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+};
+const cut = async () => {
+  console.log(JSON.stringify("cut"));
+  await until(() => !stream.connected);
+};
+await stream.start();
+await stream.send(picture, 100);
+await stream.ask("What?");
+await cut();
+stream.update({ threshold: 0.5 });
+stream.update({ threshold: 1 });
+const before = stream.ask("Before?").catch(({ code }) => code);
+stream.reset();
+const after = stream.ask("After?");
+await until(() => stream.ready);
+await stream.send(picture, 4);
+await until(() => heard.narration.length === 1);
+await cut();
+await until(() => stream.ready);
+await stream.send(picture, 5);
+const [refusal, answer] = await Promise.all([before, after]);
+await stream.end();
+console.log(JSON.stringify({ refusal, answer, ...heard }));
+process.exit(0);
+"""
+
+
+def node(server: Running, folder: Path, token: str, script: str = SCRIPT) -> subprocess.Popen[str]:
     program = shutil.which("node")
     if program is None:
         pytest.skip("node is not installed")
-    (folder / "main.mjs").write_text(SCRIPT)
+    (folder / "main.mjs").write_text(script)
     (folder / "picture.jpg").write_bytes(jpeg())
     client = Path(__file__).parents[2] / "ui" / "static" / "videollm.js"
     (folder / "videollm.mjs").write_text(client.read_text())
@@ -217,6 +304,21 @@ def test_the_javascript_client_does_the_same(server: Running, tmp_path: Path) ->
         "disconnected",
         "connected",
     ]
+
+
+def test_what_the_javascript_client_changes_without_a_connection_is_said_later(
+    server: Running, tmp_path: Path
+) -> None:
+    with node(server, tmp_path, "secret", CHANGING) as process:
+        assert process.stdout
+        for _ in range(2):
+            assert process.stdout.readline() == '"cut"\n'
+            cut_all(server)
+        done = json.loads(process.stdout.readline())
+    assert [event["start"] for event in done["narration"]] == [0, 1]  # the second break resets nothing
+    assert [event["code"] for event in done["notice"]] == ["session.reset"]
+    assert done["refusal"] == "session.reset"
+    assert [event["question"] for event in done["answer"]] == ["What?", "After?"]
 
 
 def test_the_javascript_client_tells_why_it_is_refused(server: Running, tmp_path: Path) -> None:

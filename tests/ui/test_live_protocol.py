@@ -158,6 +158,15 @@ def test_a_reset_begins_a_new_clock_and_forgets(server: Running) -> None:
         assert other.hear("narration")["text"] == of_type(client.heard, "narration")[-1]["text"]
 
 
+def test_a_question_may_be_asked_again_behind_a_reset(server: Running) -> None:
+    with server.start(**SPEAKS) as client:
+        client.say("question", id="1", text="What?")
+        client.say("session.reset")
+        client.say("question", id="1", text="And now?")
+        client.hear("answer", id="1", question="And now?")
+        client.end()
+
+
 @pytest.mark.parametrize("format", FrameFormat)
 def test_every_format_is_read(server: Running, format: FrameFormat) -> None:
     with server.start(**SILENT) as client:

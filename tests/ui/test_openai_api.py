@@ -12,14 +12,15 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import small_model
+import torch
+from conftest import Recorder, small_model
 from openai import OpenAI
 from servers import Running, jpeg, running, until
 
 from stream import session
 from stream.session import Session
 from stream.sources import open_source
-from ui.media import FPS
+from ui.media import FPS, picture_frame
 from videollm import VideoLLM
 from videollm.checkpoints import assets_folder
 
@@ -115,6 +116,43 @@ def test_a_system_prompt_and_texts_as_strings_are_taken(client: OpenAI) -> None:
     assert client.chat.completions.create(model="tiny", messages=messages).choices[0].message.content
 
 
+def test_an_earlier_conversation_is_read_as_a_session_would(
+    client: OpenAI, model: VideoLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(messages: list[Any]) -> tuple[list[int], torch.Tensor]:
+        recorder = Recorder(monkeypatch)
+        client.chat.completions.create(model="tiny", messages=messages)
+        return recorder.ids, torch.cat(recorder.pixels)
+
+    first = user(picture_part(1), picture_part(2))
+    answer = client.chat.completions.create(model="tiny", messages=first).choices[0].message
+    history = [
+        *[{"role": "assistant", "content": "Hello!"}, *first],
+        *[answer.model_dump(), {"role": "assistant", "content": [{"type": "text", "text": "More."}]}],
+        *[*user(picture_part(3), text=""), {"role": "assistant", "content": "A cat."}],
+    ]
+    ids, pixels = read([*history, *user(picture_part(4), text="And"), *user(text="now?")])
+
+    recorder, alone = Recorder(monkeypatch), Session(model)
+    pictures = [
+        picture_frame(picture_part(seed)["image_url"]["url"], (seed - 1) / FPS, 64) for seed in (1, 2, 3, 4)
+    ]
+
+    def recount(question: str | None, answer: str) -> None:
+        alone.engine.run(alone.slot, alone.recounting(question, answer))
+
+    recount(None, "Hello!")
+    alone.step(*pictures[:2])
+    recount("What is in view?", f"{answer.content}\nMore.")
+    alone.step(pictures[2])
+    recount(None, "A cat.")
+    alone.step(pictures[3])
+    alone.ask("And\nnow?")
+    alone.finish()
+    assert ids == recorder.ids
+    assert pixels.equal(torch.cat(recorder.pixels))
+
+
 @pytest.mark.parametrize(
     ("messages", "code"),
     [
@@ -137,7 +175,10 @@ def test_a_system_prompt_and_texts_as_strings_are_taken(client: OpenAI) -> None:
             "clip.unsupported",
         ),
         (user(text=" "), "question.missing"),
-        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "history.unsupported"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "question.missing"),
+        ([{"role": "user"}], "question.missing"),
+        ([{"role": "assistant", "content": [picture_part()]}, *user()], "media.misplaced"),
+        ([{"role": "assistant", "content": 3000 * "b"}, *user()], "question.invalid"),
         ([{"role": "tool", "content": "a"}], "request.invalid"),
         (user(_part("input_audio", "x")), "request.invalid"),
     ],

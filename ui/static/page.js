@@ -315,7 +315,7 @@ find("threshold").oninput = changeThreshold;
 for (const id of ["threshold", "threshold-own"]) {
   find(id).onchange = () => {
     changeThreshold();
-    if (state === "live") live.stream.update({ threshold: chosenThreshold() });
+    if (state === "live" || state === "lost") live.stream.update({ threshold: chosenThreshold() });
   };
 }
 find("ask").onsubmit = (event) => {

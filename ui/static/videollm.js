@@ -35,7 +35,10 @@ export class VideoLLM extends EventTarget {
   #url; #settings; #patienceMs;
   #socket = null;
   #resumeToken = null; #lastEventId = 0;
+  #begun = false; // the session, in this connection
   #sequence = -1; #asked = 0; #questions = new Map();
+  #updated = {}; // all that was changed since the start
+  #resetBehind = null; // the frame before a reset that may not have arrived
   #ending = null; #error = null; #brokenSince = null; #delayMs = DELAYS_MS[0]; #timer = null; #silence = null;
   #starting = null;
 
@@ -61,7 +64,7 @@ export class VideoLLM extends EventTarget {
   }
 
   get connected() {
-    return this.#socket?.readyState === WebSocket.OPEN && this.sessionId !== null;
+    return this.#begun && this.#socket.readyState === WebSocket.OPEN;
   }
 
   // Send a picture (a Blob of type image/jpeg, image/png or image/webp), taken at `time` seconds on a clock that
@@ -97,14 +100,18 @@ export class VideoLLM extends EventTarget {
     });
   }
 
-  // Change fps, threshold or events.
+  // Change fps, threshold or events, now or once there is a connection again.
   update(settings) {
     Object.assign(this.#settings, settings);
+    Object.assign(this.#updated, settings);
     this.#say({ type: "session.update", ...settings });
   }
 
-  // Forget the stream; the next frame begins a new one.
+  // Forget the stream; the next frame begins a new one. Questions that wait for an answer are rejected.
   reset() {
+    this.#resetBehind = this.#sequence;
+    const error = new RefusedError("session.reset", "the stream was reset before the answer came");
+    for (const id of [...this.#questions.keys()]) this.#settle(id, (question) => question.reject(error));
     this.#say({ type: "session.reset" });
   }
 
@@ -161,6 +168,7 @@ export class VideoLLM extends EventTarget {
 
   #closed(refusal) {
     this.#heardSomething();
+    this.#begun = false;
     this.credits = 0;
     this.#dispatch("disconnected", refusal);
     if (this.figures || this.#error) return;
@@ -189,9 +197,8 @@ export class VideoLLM extends EventTarget {
         this.limits = message.limits;
         this.#brokenSince = null;
         this.#delayMs = DELAYS_MS[0];
-        // What may have been lost on the way.
-        for (const [id, { text }] of this.#questions) this.#say({ type: "question", id, text });
-        if (this.#ending) this.#say({ type: "session.end" });
+        this.#begun = true;
+        this.#sayAgain(message);
         this.#starting.resolve(this);
         this.#dispatch("connected", message);
         break;
@@ -213,6 +220,16 @@ export class VideoLLM extends EventTarget {
           this.#ending?.resolve(message.figures);
         }
     }
+  }
+
+  // What was said without a connection, or may have been lost on the way.
+  #sayAgain({ resumed, last_sequence: lastSequence = -1 }) {
+    if (Object.keys(this.#updated).length) this.#say({ type: "session.update", ...this.#updated });
+    // A later frame that has arrived came behind the reset.
+    if (!resumed || lastSequence > this.#resetBehind) this.#resetBehind = null;
+    if (this.#resetBehind !== null) this.#say({ type: "session.reset" });
+    for (const [id, { text }] of this.#questions) this.#say({ type: "question", id, text });
+    if (this.#ending) this.#say({ type: "session.end" });
   }
 
   #settle(id, how) {

@@ -213,8 +213,9 @@ def serve(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """A live server under load over real sockets: latency from a frame's sending to its acknowledgement and
-    narration, how evenly sessions share, the server's memory over time.
+    """A live server under load over real sockets, once it is warm: latency from a frame's sending to its
+    acknowledgement and from its capture to its narration's text beside the server's own steps, the time to
+    the first narration, how evenly sessions share, the server's memory over time.
 
     \b
     Examples:
@@ -234,7 +235,8 @@ def serve(
     memory = [mib for _, mib in result.resident_mib]
     for name, value in (
         ("acknowledged, ms: median, 95 %, 99 %", (result.ack_p50_ms, result.ack_p95_ms, result.ack_p99_ms)),
-        ("narrated, ms: median, 95 %", (result.narration_p50_ms, result.narration_p95_ms)),
+        ("captured to narrated, ms: median, 95 %", (result.narration_p50_ms, result.narration_p95_ms)),
+        ("a step of the server, ms: mean, 95 %", (result.step.mean_ms, result.step.p95_ms)),
         (
             "frames read, dropped, held back",
             (result.frames_read, result.frames_dropped, result.frames_held_back),
@@ -243,6 +245,9 @@ def serve(
         ("memory, MiB: first, most, last", (memory[0], max(memory), memory[-1])),
     ):
         table.add_row(name, ", ".join(f"{part:.0f}" for part in value))
+    firsts = f"{result.first_narration_p50_s:.2f}, {result.first_narration_worst_s:.2f}"
+    table.add_row("first narration, s: median, worst", firsts)
+    table.add_row("the frame it tells of came at, s", f"{result.first_narrated_frame_p50_s:.2f}")
     table.add_row("fairness (Jain's index)", f"{result.fairness:.3f}")
     table.add_row("narrations, failed sessions", f"{result.narrations}, {result.failed_sessions}")
     _show(table, {"load": asdict(load), "result": asdict(result)}, json_file)

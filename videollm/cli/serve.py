@@ -51,6 +51,34 @@ def serve(
         float,
         typer.Option("--grace", min=0, help="Seconds that a session waits for a client that was cut off."),
     ] = 30.0,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            "--journal",
+            metavar="FOLDER",
+            help="Keep what each session says, and frames beside it, in a journal of its own here: what has "
+            "left the context is answered from it, and `videollm ask --journal` reads it.",
+            show_default=False,
+        ),
+    ] = None,
+    journal_size: Annotated[
+        int,
+        typer.Option(
+            "--journal-size",
+            parser=options.parse_size,
+            metavar="SIZE",
+            help="The most that a session's journal may take on the disk; older frames are thinned.",
+        ),
+    ] = "2GB",  # type: ignore[assignment]  # the parser's input
+    journal_total: Annotated[
+        int,
+        typer.Option(
+            "--journal-total",
+            parser=options.parse_size,
+            metavar="SIZE",
+            help="The most that all journals may take; those of sessions that ended longest ago are removed.",
+        ),
+    ] = "20GB",  # type: ignore[assignment]
     threshold: options.Threshold = None,
     model: options.Model = "pocket",
     device: options.Device = "auto",
@@ -64,6 +92,7 @@ def serve(
     VIDEOLLM_TOKEN=... videollm serve --host 0.0.0.0 --certificate cert.pem --key key.pem
     videollm serve --folder clips/ --max-sessions 2
     videollm serve --source door=rtsp://192.168.0.20/live --source hall=camera:0 --source demo=clips/demo.mp4
+    videollm serve --journal journals/ --journal-size 500MB --journal-total 10GB
     """
     from ui.server_sources import parse_sources
     from ui.settings import Settings, SettingsError, listen
@@ -79,6 +108,9 @@ def serve(
             origins=tuple(origin or ()),
             folders=tuple(folder or ()),
             sources=parse_sources(source or ()),
+            journal=journal,
+            journal_size=journal_size,
+            journal_total=journal_total,
             certificate=certificate,
             key=key,
         )
