@@ -1,4 +1,4 @@
-"""A composed clip as one training sequence: token ids, what each position should say next, and its weight.
+"""Training sequences: token ids, what each position should say next, and its weight.
 
 The layout is the session's own (`videollm.prompt`), so that what is trained is what is run.
 """
@@ -18,7 +18,6 @@ from train.language import narration, questions
 from videollm.prompt import Prompt
 
 IGNORED = -100
-SPEAK_WEIGHT = 2.0  # frames at which to speak are few beside those at which to keep silent
 # The model will make mistakes; it learns to go on from some: a narration a frame late, a wrong name said.
 LATE_SHARE = 0.15
 FRAMES_PER_QUESTION = 7
@@ -29,7 +28,7 @@ class Sequence:
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    # One for each frame in reading order: logits of the classes, [tokens, classes].
+    # One for each frame in reading order: features or logits of the classes, [tokens, dim].
     pictures: list[np.ndarray] = field(default_factory=list)
 
     def read(self, ids: list[int]) -> None:
@@ -41,10 +40,62 @@ class Sequence:
         """What the position read last should say."""
         self.targets[-1], self.weights[-1] = token, weight
 
-    def say(self, ids: list[int]) -> None:
+    def say(self, ids: list[int], weight: float = 1.0) -> None:
         for token in ids:
-            self.expect(token)
+            self.expect(token, weight)
             self.read([token])
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each kind of target counts: words, and frame ends at which to keep silent and to speak."""
+
+    words: float = 1.0
+    silent: float = 1.0
+    speak: float = 1.0
+
+
+class StreamWriter:
+    """Writes a stream's frames and what is said as one sequence, in the order in which a session reads them:
+    a frame, the narration behind it if there is one, then questions with their answers."""
+
+    def __init__(self, prompt: Prompt, weights: LossWeights) -> None:
+        self.sequence = Sequence()
+        self._prompt = prompt
+        self._weights = weights
+        self._lead = prompt.start  # what is read before the next frame
+        self._in_frames = False  # a bracket of frames is open
+
+    def frame(self, picture: np.ndarray, speaks: bool) -> None:
+        """A frame, [tokens, dim], at whose end the model should speak or keep silent."""
+        prompt, weights = self._prompt, self._weights
+        self.sequence.read([*self._lead, *prompt.frame])
+        self.sequence.pictures.append(picture)
+        if speaks:
+            self.sequence.expect(prompt.stop, weights.speak)
+        else:
+            self.sequence.expect(prompt.interval, weights.silent)
+        self._lead, self._in_frames = [prompt.interval], True
+
+    def narrate(self, text: str) -> None:
+        """Say something of the frame just read."""
+        self.sequence.read(self._prompt.reply)
+        self._say(text)
+
+    def answer(self, question: str, answer: str) -> None:
+        """A question after what was read, and its answer; the first may come before any frame."""
+        if not self.sequence.ids:
+            self.sequence.read(self._prompt.opening)
+        self.sequence.read(self._prompt.ask(question, after_frame=self._in_frames))
+        self._say(answer)
+
+    def _say(self, text: str) -> None:
+        self.sequence.say(self._prompt.say(text), self._weights.words)
+        self._lead, self._in_frames = self._prompt.reopen, False
+
+
+# Frames at which to speak are few beside those at which to keep silent.
+LESSON_WEIGHTS = LossWeights(speak=2.0)
 
 
 def by_frame(happenings: tuple[Happening, ...], fps: float) -> dict[int, list[Happening]]:
@@ -58,34 +109,25 @@ def by_frame(happenings: tuple[Happening, ...], fps: float) -> dict[int, list[Ha
 def clip_sequence(prompt: Prompt, clip: ClipFeatures, fps: float, rng: np.random.Generator) -> Sequence:
     """The clip, its features logits, as the session would read it, with narrations and a few questions."""
     labels, features = clip.clip, clip.features
-    sequence = Sequence()
+    stream = StreamWriter(prompt, LESSON_WEIGHTS)
     happenings = by_frame(labels.happenings, fps)
     count = len(labels.sights)
     asked_at = rng.choice(count, size=max(1, round(count / FRAMES_PER_QUESTION)), replace=False)
     due: list[Happening] = []
-    lead = prompt.start
     for index in range(count):
-        sequence.read([*lead, *prompt.frame])
-        sequence.pictures.append(features[index])
         due += happenings.get(index, [])
-        lead, in_frames = [prompt.interval], True
+        stream.frame(features[index], speaks=bool(due))
         if due:
-            sequence.expect(prompt.stop, SPEAK_WEIGHT)
             may_wait = index in happenings and index + 1 < count and index + 1 not in happenings
             if not (may_wait and rng.random() < LATE_SHARE):
-                sequence.read(prompt.reply)
-                sequence.say(prompt.say(narration(due)))
-                due, lead, in_frames = [], prompt.reopen, False
-        else:
-            sequence.expect(prompt.interval)
+                stream.narrate(narration(due))
+                due = []
         if index in asked_at:
             options = questions(labels, index, rng)
             if options:
                 question = options[rng.integers(len(options))]
-                sequence.read(prompt.ask(question.text, after_frame=in_frames))
-                sequence.say(prompt.say(question.answer))
-                lead = prompt.reopen
-    return sequence
+                stream.answer(question.text, question.answer)
+    return stream.sequence
 
 
 @dataclass(frozen=True)
@@ -96,7 +138,7 @@ class Row:
     targets: Tensor  # [1, total]
     weights: Tensor  # [1, total]
     lengths: list[int]  # of the sequences
-    pictures: Tensor  # [frames, tokens, classes]
+    pictures: Tensor  # [frames, tokens, dim]
 
 
 def pack(sequences: list[Sequence], device: torch.device) -> Row:

@@ -11,7 +11,7 @@ import numpy as np
 from train.features import PhotographFeatures
 from train.language import in_view
 from train.renaming import Renaming
-from train.sequences import SPEAK_WEIGHT, Sequence
+from train.sequences import LESSON_WEIGHTS, Sequence, StreamWriter
 from videollm.prompt import Prompt
 
 SLIDES = 6
@@ -39,22 +39,14 @@ class Slides:
         self.renaming = renaming
 
     def draw(self, rng: np.random.Generator) -> Sequence:
-        sequence = Sequence()
-        lead = self.prompt.start
+        show = StreamWriter(self.prompt, LESSON_WEIGHTS)
         for _ in range(SLIDES):
             pictures, name = self._slide(rng)
             for position, picture in enumerate(pictures):
-                sequence.read([*lead, *self.prompt.frame])
-                sequence.pictures.append(picture)
+                show.frame(picture, speaks=position == 0)
                 if position == 0:
-                    sequence.expect(self.prompt.stop, SPEAK_WEIGHT)
-                    sequence.read(self.prompt.reply)
-                    sequence.say(self.prompt.say(in_view([name])))
-                    lead = self.prompt.reopen
-                else:
-                    sequence.expect(self.prompt.interval)
-                    lead = [self.prompt.interval]
-        return sequence
+                    show.narrate(in_view([name]))
+        return show.sequence
 
     def _slide(self, rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
         """One or two pictures of the same thing, and its name."""

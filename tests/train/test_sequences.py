@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_model
-from torch import Tensor
+from rehearsal import Rehearsal
 
 from stream import engine
 from stream.frames import Frame
@@ -20,11 +20,8 @@ from train.features import ClipFeatures
 from train.language import Question, narration
 from train.lessons import GLIMPSES_A_SEQUENCE, Lessons
 from train.renaming import Renaming
-from train.sequences import IGNORED, Sequence, clip_sequence, deal, pack
+from train.sequences import IGNORED, clip_sequence, deal, pack
 from train.slides import Slides
-from videollm import VideoLLM
-from videollm.layer_budget import LayerBudgetCache
-from videollm.packed import Chunk
 from videollm.prompt import Prompt
 
 LION = (Sight("lion", "left"),)
@@ -64,23 +61,6 @@ def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip:
         assert decisions[2] == decisions[7] == prompt.stop
         text = prompt.tokenizer.decode([token for token in sequence.ids if token < 300])
         assert "Assistant: A lion appears on the left." in text and "The lion leaves." in text
-
-
-class Rehearsal:
-    """In place of a model: says what a training sequence says, and keeps what it was fed."""
-
-    def __init__(self, sequence: Sequence) -> None:
-        self.fed: list[int] = []
-        self.sequence = sequence
-
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tensor:
-        (chunk,) = chunks
-        self.fed += chunk.ids
-        cache.seen[chunk.slot] += len(chunk.ids)
-        logits = torch.zeros(1, 300)
-        if (target := self.sequence.targets[len(self.fed) - 1]) != IGNORED:
-            logits[0, target] = 100.0
-        return logits
 
 
 def test_the_session_reads_what_was_trained(clip: ClipFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
