@@ -1,0 +1,128 @@
+"""The four metrics of dialogues, teacher-forced, and what the model says of the same frames by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stream.frames import Event
+from train.evaluation.feature_stream import FeatureStream
+from train.metrics import streaming
+from train.metrics.streaming import TurnScore
+from train.sequences import IGNORED, Sequence
+from videollm.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is read up to the end of one reply: `frames`, up to the last of the turn's frames, and `reply`."""
+
+    frames: list[int]
+    reply: list[int]
+    pictures: list[np.ndarray]  # [tokens, dim], of its frames
+    targets: list[int]  # of `frames` and `reply` together
+
+
+def turns_of(sequence: Sequence, prompt: Prompt) -> tuple[list[Turn], list[np.ndarray]]:
+    """The turns of a sequence, and its frames behind the last."""
+    turns, start, shown, size = [], 0, 0, len(prompt.frame)
+    for stop in (index + 1 for index, token in enumerate(sequence.ids) if token == prompt.eos):
+        ids, targets = sequence.ids[start:stop], sequence.targets[start:stop]
+        inside = [index for index, token in enumerate(ids) if token == prompt.frame[0]]
+        middle, count = (inside[-1] + 1 if inside else 0), len(inside) // size
+        turns.append(Turn(ids[:middle], ids[middle:], sequence.pictures[shown : shown + count], targets))
+        start, shown = stop, shown + count
+    return turns, sequence.pictures[shown:]
+
+
+def score(stream: FeatureStream, sequence: Sequence, fps: float, threshold: float) -> list[TurnScore]:
+    """Every turn's metrics.
+
+    A model that keeps silent where it should speak is shown the frames that follow, as if nothing had been
+    said, one fewer than the turn's own, to see how late it speaks: early and late are looked for equally far.
+    ValueError for a sequence that the context has no room for.
+    """
+    prompt, scores = stream.prompt, []
+    turns, rest = turns_of(sequence, prompt)
+    longest = len(sequence.ids)
+    if longest > stream.cache.context:
+        raise ValueError(
+            f"a dialogue of {longest} tokens, and the model's context has {stream.cache.context}"
+        )
+    stream.reset()
+    following = [turn.pictures for turn in turns[1:]] + [rest]
+    for turn, upcoming in zip(turns, following, strict=True):
+        targets = torch.tensor(turn.targets)
+        split = len(turn.frames)
+        ends = (targets[:split] != IGNORED).nonzero().flatten()
+        ends = ends[torch.isin(ends, stream.frame_ends(turn.frames))] if split else ends
+        words = split + (targets[split:] != IGNORED).nonzero().flatten()
+        spoke, later, narrates = torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool), False
+        if split:
+            logits = stream.read(turn.frames, turn.pictures, ends)
+            spoke = streaming.speaks(logits, prompt.interval, threshold)
+            narrates = len(ends) > 0 and int(targets[ends[-1]]) != prompt.interval
+            if narrates and not spoke.any():
+                later = _look(stream, upcoming[: len(turn.pictures) - 1], threshold)
+        logits = stream.read(turn.reply, (), words - split)
+        scores.append(_score(logits, targets[words], spoke, later, narrates, fps))
+    return scores
+
+
+def _look(stream: FeatureStream, pictures: list[np.ndarray], threshold: float) -> Tensor:
+    """At which of these further frames the model would speak, bool [frames]; they are forgotten again."""
+    prompt = stream.prompt
+    room = max(0, stream.room) // (1 + len(prompt.frame))
+    pictures = pictures[:room]
+    if not pictures:
+        return torch.zeros(0, dtype=torch.bool)
+    ids = [prompt.interval, *prompt.frame] * len(pictures)
+    logits = stream.read(ids, pictures, stream.frame_ends(ids))
+    stream.rewind(len(ids))
+    return streaming.speaks(logits, prompt.interval, threshold)
+
+
+def _score(
+    logits: Tensor, targets: Tensor, spoke: Tensor, later: Tensor, narrates: bool, fps: float
+) -> TurnScore:
+    words = len(targets)
+    if not words:
+        return TurnScore()
+    right = streaming.leading_right(logits, targets)
+    off = streaming.frames_off(spoke, later) if narrates else None
+    fluency = None
+    if off is not None:
+        fluency = streaming.narration_fluency(off, len(spoke), right, words)
+    elif len(spoke):
+        fluency = streaming.answer_fluency(spoke, right, words)
+    return TurnScore(
+        lm_ppl=streaming.perplexity(logits, targets),
+        time_diff=None if off is None else abs(off) / fps,
+        fluency=fluency,
+        lm_correctness=right / words,
+    )
+
+
+def watch(
+    stream: FeatureStream, features: np.ndarray, fps: float, threshold: float, start: float = 0.0
+) -> list[Event]:
+    """What the model says by itself of frames [frames, tokens, dim], the first of them at `start` seconds; up
+    to where its context is full, which a notice tells."""
+    prompt, events = stream.prompt, []
+    stream.reset()
+    lead = list(prompt.start)
+    for index, picture in enumerate(features):
+        time, ids = start + index / fps, [*lead, *prompt.frame]
+        if stream.room < len(ids) + len(prompt.reply) + 1:
+            events.append(Event(time, "notice", "The context is full: nothing was watched from here on."))
+            break
+        logits = stream.read(ids, [picture], torch.tensor([len(ids) - 1]))
+        lead = [prompt.interval]
+        # The rule of a session, which asks for the threshold alone.
+        if logits.softmax(-1)[0, prompt.interval] < threshold:
+            events.append(Event(time, "narration", stream.text(stream.say(prompt.reply))))
+            lead = [prompt.eos, *prompt.reopen]
+    return events
