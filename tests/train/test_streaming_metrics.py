@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -177,7 +178,7 @@ def test_reading_by_turns_scores_as_one_pass(router: str) -> None:
     each = torch.nn.functional.cross_entropy(logits[words], targets[words], reduction="none").tolist()
     lengths = [len(stream.prompt.say(turn.text)) for turn in turns if turn.role == "assistant"]
     starts = np.cumsum([0, *lengths])
-    expected = [math.exp(np.mean(each[a:b])) for a, b in zip(starts, starts[1:], strict=False)]
+    expected = [math.exp(np.mean(each[a:b])) for a, b in itertools.pairwise(starts)]
     assert [turn.lm_ppl for turn in scores] == pytest.approx(expected, rel=1e-3)
 
 
