@@ -20,15 +20,14 @@ from typing import Annotated, cast
 import torch
 import typer
 from accelerate import PartialState
-from peft import PeftModel
 from rich.console import Console
-from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from train.export import export
 from train.lessons import Lessons
 from train.material import Material, prepare
+from train.objective import adapt
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
-from train.trainer import Stage, Trainer
+from train.trainer import DrawnStage, Settings, Training
 from videollm import bases
 from videollm.checkpoints import build
 from videollm.configuration import ConnectorConfig, DepthConfig, VideoLLMConfig
@@ -70,26 +69,6 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
     return model
 
 
-def export(model: VideoLLM, adapted: PeftModel, folder: Path) -> None:
-    """Write the adapter checkpoint that `VideoLLM.from_pretrained` reads; the model card stays as it is.
-
-    Every process takes part, as each may hold a share of the weights; one of them writes.
-    """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = cast(dict[str, Tensor], get_model_state_dict(adapted, options=options))
-    if not PartialState().is_main_process:
-        return
-    adapted.peft_config["default"].base_model_name_or_path = model.config.language_model_name
-    card = folder / "README.md"
-    written = card.read_text() if card.is_file() else None
-    half = {name: weight.half() for name, weight in weights.items() if weight.is_floating_point()}
-    adapted.save_pretrained(str(folder), state_dict=half, save_embedding_layers=False)
-    card.unlink()  # PEFT's template
-    if written is not None:
-        card.write_text(written)
-    model.config.save_pretrained(folder)
-
-
 def main(
     data: Data,
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
@@ -112,12 +91,13 @@ def main(
     with PartialState(timeout=PREPARATION).main_process_first():
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
-    trainer = Trainer(new_model(material, DepthConfig()), work, seed, accumulate, checkpointing)
-    lessons = Lessons.of(material, trainer.prompt)
-    trainer.run(Stage("naming", naming_steps, lessons.shows))
-    trainer.run(Stage("clips", clip_steps, lessons.clips))
-    export(trainer.model, trainer.adapted, out)
-    if trainer.accelerator.is_main_process:
+    settings = Settings(work, seed, accumulate, checkpointing)
+    training = Training(adapt(new_model(material, DepthConfig())), settings, logits=True)
+    lessons = Lessons.of(material, training.prompt)
+    training.run(DrawnStage("naming", naming_steps, lessons.shows))
+    training.run(DrawnStage("clips", clip_steps, lessons.clips))
+    export(training.model, training.adapted, out)
+    if PartialState().is_main_process:
         console.print(f"the model is in {out}")
 
 

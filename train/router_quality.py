@@ -25,15 +25,17 @@ from rich.table import Table
 from train.benchmark import watch
 from train.classifier import classify
 from train.compose import FPS, Composition, compose
+from train.export import export
 from train.features import NO_FRAMES, ClipFeatures, encode
 from train.lessons import Lessons
 from train.material import Material, prepare, vision_tower
 from train.media import load_media
+from train.objective import adapt
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
-from train.pocket import export, new_model
+from train.pocket import new_model
 from train.scoring import NarrationScore
 from train.sequences import clip_sequence
-from train.trainer import Stage, Trainer
+from train.trainer import DrawnStage, Settings, Training
 from train.vocabulary import load_vocabulary
 from videollm.cli.loading import load_session
 from videollm.configuration import DepthConfig
@@ -73,18 +75,19 @@ def measure(
     """Train one model and score it; what training wrote is removed again."""
     torch.manual_seed(seed)
     work.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(new_model(material, DepthConfig(router=router)), work, seed)
-    lessons = Lessons.of(material, trainer.prompt)
+    adapted = adapt(new_model(material, DepthConfig(router=router)))
+    training = Training(adapted, Settings(work, seed), logits=True)
+    lessons = Lessons.of(material, training.prompt)
     begun = time.perf_counter()
-    trainer.run(Stage("naming", steps[0], lessons.shows))
-    trainer.run(Stage("clips", steps[1], lessons.clips))
+    training.run(DrawnStage("naming", steps[0], lessons.shows))
+    training.run(DrawnStage("clips", steps[1], lessons.clips))
     seconds = time.perf_counter() - begun
     sequences = [
-        clip_sequence(trainer.prompt, features, FPS, np.random.default_rng(features.clip.seed))
+        clip_sequence(training.prompt, features, FPS, np.random.default_rng(features.clip.seed))
         for _, features in clips
     ]
-    losses = [trainer.loss(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
-    export(trainer.model, trainer.adapted, work / "model")
+    losses = [training.loss(sequences[at : at + BATCH]) for at in range(0, len(sequences), BATCH)]
+    export(training.model, training.adapted, work / "model")
     session, score = load_session(str(work / "model"), "cpu"), NarrationScore()
     for clip, _ in track(clips[:NARRATED_CLIPS], "narrating"):
         score.add(clip.happenings, watch(session, clip.frames), load_vocabulary())

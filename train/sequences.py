@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from train.language import narration, questions
 from videollm.prompt import Prompt
 
 IGNORED = -100
+Weight = Annotated[float, msgspec.Meta(ge=0)]
 # The model will make mistakes; it learns to go on from some: a narration a frame late, a wrong name said.
 LATE_SHARE = 0.15
 FRAMES_PER_QUESTION = 7
@@ -46,13 +49,12 @@ class Sequence:
             self.read([token])
 
 
-@dataclass(frozen=True)
-class LossWeights:
+class LossWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much each kind of target counts: words, and frame ends at which to keep silent and to speak."""
 
-    words: float = 1.0
-    silent: float = 1.0
-    speak: float = 1.0
+    words: Weight = 1.0
+    silent: Weight = 1.0
+    speak: Weight = 1.0
 
 
 class StreamWriter:

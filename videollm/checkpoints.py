@@ -101,7 +101,18 @@ def _is_ours(folder: Path) -> bool:
     return PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == VideoLLMConfig.model_type
 
 
-def _load_adapter(folder: Path) -> VideoLLM:
+def load_adapter(name_or_path: str) -> PeftModel:
+    """The adapter checkpoint of that name, not merged, to be trained on. Raises CheckpointError."""
+    folder = _folder(name_or_path)
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(f"{name_or_path} is no adapter checkpoint, as training writes them")
+    try:
+        return _adapter(folder, is_trainable=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{name_or_path} can't be loaded: {_first_line(error)}") from error
+
+
+def _adapter(folder: Path, is_trainable: bool) -> PeftModel:
     if (folder / "config.json").is_file() and _is_ours(folder):
         config = VideoLLMConfig.from_pretrained(folder)
     else:
@@ -111,9 +122,13 @@ def _load_adapter(folder: Path) -> VideoLLM:
             vision_name=VIDEOLLM_ONLINE_VISION,
             depth_config=DepthConfig(layers="none"),
         )
-    model = build(config)
-    tokenizer = model.tokenizer
-    merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return PeftModel.from_pretrained(build(config), folder, is_trainable=is_trainable)
+
+
+def _load_adapter(folder: Path) -> VideoLLM:
+    adapted = _adapter(folder, is_trainable=False)
+    tokenizer = cast(VideoLLM, adapted.get_base_model()).tokenizer
+    merged = adapted.merge_and_unload()
     merged.tokenizer = tokenizer
     return merged
 

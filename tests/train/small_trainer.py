@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import DistributedType, PartialState
+from accelerate.state import AcceleratorState
 from conftest import byte_tokenizer, text_config, vision_config
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 
-from train import trainer
+from train.objective import adapt
 from train.sequences import Sequence
-from train.trainer import Trainer
+from train.trainer import DrawnStage, Settings, Training
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import ConnectorConfig, DepthConfig
 from videollm.routers import ScoringRouter
@@ -26,7 +28,8 @@ from videollm.routers import ScoringRouter
 GROUPS = [5, 4]
 
 
-def small_trainer(work: Path, router: str = "top_k", **options: object) -> Trainer:
+def small_training(work: Path, router: str = "top_k", **settings: object) -> Training:
+    """In full precision, to be compared to the last digits."""
     torch.manual_seed(0)
     config = VideoLLMConfig(
         text_config=text_config(tie_word_embeddings=True),
@@ -40,7 +43,7 @@ def small_trainer(work: Path, router: str = "top_k", **options: object) -> Train
     for module in model.modules():
         if isinstance(module, ScoringRouter):
             torch.nn.init.normal_(module.score.weight)
-    return Trainer(model, work, seed=0, **options)
+    return Training(adapt(model), Settings(work, precision="no", log_every=1, **settings), logits=True)
 
 
 def noise(rng: np.random.Generator, count: int = 4, frame: int = 300) -> list[Sequence]:
@@ -58,24 +61,32 @@ def noise(rng: np.random.Generator, count: int = 4, frame: int = 300) -> list[Se
     return sequences
 
 
-def weights(of: Trainer) -> dict[str, Tensor]:
+def losses(of: Training, stage: DrawnStage) -> list[float]:
+    """Those of the stage's steps."""
+    return [logged["loss"] for logged in of.run(stage) if "loss" in logged]
+
+
+def weights(of: Training) -> dict[str, Tensor]:
     """What is trained, whole, wherever its parts lie."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     whole = get_model_state_dict(of.objective, options=options)  # on one process alone
-    return {name: whole[name].clone() for name in of.trained if whole}
+    learned = [name for name, weight in of.objective.named_parameters() if weight.requires_grad]
+    return {name: whole[name].clone() for name in learned if whole}
 
 
 def main(router: str, out: Path) -> None:
-    trainer.mixed_precision = lambda: "no"  # to be compared to the last digits
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # accelerate shards on accelerators alone; all behind this door works on processes of a CPU, too.
         PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
-    trained = small_trainer(out.parent, router)
-    losses = [trained.step(noise(np.random.default_rng(seed)))[0] for seed in range(2)]
-    learned = weights(trained)
-    if trained.accelerator.is_main_process:
-        torch.save({"losses": losses, "weights": learned, "kind": type(trained.objective).__name__}, out)
-    trained.accelerator.end_training()
+        AcceleratorState._reset_state = staticmethod(lambda reset_partial_state=False: None)
+    training = small_training(out.parent, router)
+    found = [losses(training, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
+    learned = weights(training)
+    assert PartialState().num_processes == 2
+    if PartialState().is_main_process:
+        sharded = isinstance(training.objective, FSDPModule)
+        torch.save({"losses": found, "weights": learned, "sharded": sharded}, out)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from small_trainer import GROUPS, noise, small_trainer, weights
+from small_trainer import GROUPS, losses, noise, small_training, weights
 from torch import Tensor
 
-from train import trainer
-from train.pocket import export
+from train.export import export
+from train.objective import adapt, trained_connector
 from train.sequences import Sequence, pack
-from train.trainer import Stage, Trainer
+from train.trainer import DrawnStage, Settings, Training, TrainingError
 from videollm import VideoLLM, VideoLLMConfig, bases
 from videollm.checkpoints import build
 from videollm.configuration import ConnectorConfig
 
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """To be compared to the last digits; `accelerate` holds one precision a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setattr(trainer, "mixed_precision", lambda: "no")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def two_steps(of: Trainer) -> list[float]:
-    return [of.step(noise(np.random.default_rng(seed)))[0] for seed in range(2)]
+TWO_STEPS = DrawnStage("steps", 2, noise)
 
 
 def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -47,16 +35,18 @@ def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("rows", [2, 3, 5])
 def test_a_step_in_many_rows_is_a_step_in_one(tmp_path: Path, router: str, rows: int) -> None:
     """Five rows are more than there are sequences. (The threshold's loss is of each row's frames.)"""
-    whole, dealt = small_trainer(tmp_path, router), small_trainer(tmp_path, router, accumulate=rows)
+    whole = small_training(tmp_path / "whole", router)
+    dealt = small_training(tmp_path / "dealt", router, accumulate=rows)
     before = weights(whole)
-    assert two_steps(dealt) == pytest.approx(two_steps(whole), abs=1e-5)
+    assert losses(dealt, TWO_STEPS) == pytest.approx(losses(whole, TWO_STEPS), abs=1e-5)
     check_equal(weights(dealt), weights(whole))
     assert any(not torch.equal(before[name], weight) for name, weight in weights(whole).items())
 
 
 @pytest.mark.parametrize("router", ["top_k", "threshold", "p_mod"])
 def test_checkpointing_changes_nothing(tmp_path: Path, router: str) -> None:
-    plain, again = small_trainer(tmp_path, router), small_trainer(tmp_path, router, checkpointing=True)
+    plain = small_training(tmp_path / "plain", router)
+    again = small_training(tmp_path / "again", router, checkpointing=True)
     runs = 0
 
     def count(*_: object) -> None:
@@ -66,52 +56,81 @@ def test_checkpointing_changes_nothing(tmp_path: Path, router: str) -> None:
     for layer in again.model.model.layers:
         layer = getattr(layer, "block", layer)
         layer.self_attn.register_forward_hook(count)
-    assert two_steps(again) == pytest.approx(two_steps(plain), abs=1e-6)
+    assert losses(again, TWO_STEPS) == pytest.approx(losses(plain, TWO_STEPS), abs=1e-6)
     assert runs == 2 * 2 * len(again.model.model.layers), "every layer is run twice a step"
     check_equal(weights(again), weights(plain))
 
 
 def test_evaluation_learns_nothing_and_is_the_loss_of_training(tmp_path: Path) -> None:
-    of, sequences = small_trainer(tmp_path), noise(np.random.default_rng(0))
+    of, sequences = small_training(tmp_path), noise(np.random.default_rng(0))
     before, loss = weights(of), of.loss(sequences)
     assert all(torch.equal(before[name], weight) for name, weight in weights(of).items())
-    assert of.step(sequences)[0] == pytest.approx(loss, abs=1e-5)
+    step = DrawnStage("step", 1, lambda rng: sequences)
+    assert losses(of, step) == [pytest.approx(loss, abs=1e-5)]
 
 
-def test_a_stopped_stage_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 2)
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "stopped").mkdir()
+def test_a_stopped_stage_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The same losses step by step, the next stage's, too; a half-written checkpoint is passed over."""
     drawn = 0
 
     def draw_until_stopped(rng: np.random.Generator) -> list[Sequence]:
         nonlocal drawn
         drawn += 1
-        if drawn == 4:
+        if drawn == 5:
             raise KeyboardInterrupt
         return noise(rng)
 
-    whole = small_trainer(tmp_path / "whole")
-    whole.run(Stage("naming", 5, noise))
+    stopping = DrawnStage("naming", 6, draw_until_stopped)
+    whole = small_training(tmp_path / "whole", save_every=2)
+    expected = losses(whole, DrawnStage("naming", 6, noise))
     with pytest.raises(KeyboardInterrupt):
-        small_trainer(tmp_path / "stopped").run(Stage("naming", 5, draw_until_stopped))
-    resumed, drawn = small_trainer(tmp_path / "stopped"), 4
-    resumed.run(Stage("naming", 5, draw_until_stopped))
-    assert drawn == 7, "the step after the last one kept is drawn again"
+        small_training(tmp_path / "stopped", save_every=2).run(stopping)
+    half = tmp_path / "stopped" / "naming" / "checkpoint-4"
+    half.mkdir(exist_ok=True)
+    for file in half.iterdir():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    resumed = small_training(tmp_path / "stopped", save_every=2)
+    assert losses(resumed, stopping) == pytest.approx(expected, abs=1e-6)
     check_equal(weights(resumed), weights(whole))
     # A stage that is through is taken from the disk; the next one begins with it and with fresh moments.
-    again = small_trainer(tmp_path / "stopped")
-    again.run(Stage("naming", 5, draw_until_stopped))
+    before, again = drawn, small_training(tmp_path / "stopped", save_every=2)
+    again.run(stopping)
+    assert drawn == before
     check_equal(weights(again), weights(whole))
-    for of in (whole, again):
-        of.run(Stage("clips", 2, noise))
+    clips = DrawnStage("clips", 2, noise)
+    assert losses(again, clips) == pytest.approx(losses(whole, clips), abs=1e-6)
     check_equal(weights(again), weights(whole))
 
 
 def test_what_another_model_kept_is_refused(tmp_path: Path) -> None:
-    small_trainer(tmp_path, "random").run(Stage("naming", 1, noise))
+    small_training(tmp_path, "random").run(DrawnStage("naming", 1, noise))
     with pytest.raises(ValueError, match="another model"):
-        small_trainer(tmp_path, "top_k").run(Stage("naming", 1, noise))
+        small_training(tmp_path, "top_k").run(DrawnStage("naming", 1, noise))
+
+
+def test_a_part_without_a_rate_stays_as_it_is(tmp_path: Path) -> None:
+    of = small_training(tmp_path)
+    before = weights(of)
+    of.run(DrawnStage("align", 2, noise, rates={"adapter": 0.0, "connector": 1e-2, "router": 0.0}))
+    changed = {name for name, weight in weights(of).items() if not torch.equal(before[name], weight)}
+    assert changed and all("connector" in name for name in changed)
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_no_number_stops_before_the_weights_are_spoiled(tmp_path: Path, bad: str) -> None:
+    of, steps = small_training(tmp_path, save_every=2), itertools.count(1)
+
+    def spoil(value: torch.Tensor) -> torch.Tensor:
+        return value * (np.nan if next(steps) == 4 else 1)
+
+    if bad == "loss":
+        of.objective.register_forward_hook(lambda module, inputs, out: (spoil(out[0]), out[1]))
+    else:
+        connector = trained_connector(of.model)
+        connector.places.register_hook(spoil)
+    with pytest.raises(TrainingError, match=f"the {bad} of step 4 of naming is nan; .*checkpoint-2 is kept"):
+        of.run(DrawnStage("naming", 6, noise))
+    assert all(weight.isfinite().all() for weight in weights(of).values())
 
 
 @pytest.mark.slow
@@ -123,9 +142,9 @@ def test_what_is_exported_loads_as_it_was_trained(tmp_path: Path) -> None:
         connector_config=ConnectorConfig(kind="class_names", groups=GROUPS),
     )
     torch.manual_seed(0)
-    of = Trainer(build(config), tmp_path, seed=0)
+    of = Training(adapt(build(config)), Settings(tmp_path), logits=True)
     sequences = noise(np.random.default_rng(0), 2, frame=of.model.config.frame_token_id)
-    of.step(sequences)
+    of.run(DrawnStage("step", 1, lambda rng: sequences))
     (tmp_path / "README.md").write_text("the card")
     export(of.model, of.adapted, tmp_path)
     assert (tmp_path / "README.md").read_text() == "the card"
@@ -146,12 +165,12 @@ def test_what_is_exported_loads_as_it_was_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sharded", "kind"), [(False, "DistributedDataParallel"), (True, "FSDPObjective")])
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("router", ["top_k", "threshold"])
-def test_two_processes_learn_what_one_does(tmp_path: Path, sharded: bool, kind: str, router: str) -> None:
+def test_two_processes_learn_what_one_does(tmp_path: Path, sharded: bool, router: str) -> None:
     """Their rows hold different numbers of frames, and keep different numbers of tokens."""
-    alone = small_trainer(tmp_path, router, accumulate=2)
-    losses = two_steps(alone)
+    alone = small_training(tmp_path / "alone", router, accumulate=2)
+    expected = [losses(alone, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
 
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
@@ -170,6 +189,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, sharded: bool, kind: 
     )
     assert done.returncode == 0, done.stderr
     together = torch.load(out)
-    assert together["kind"] == kind
-    assert together["losses"] == pytest.approx(losses, abs=1e-5)
+    assert together["sharded"] == sharded
+    for found, stage in zip(together["losses"], expected, strict=True):
+        assert found == pytest.approx(stage, abs=1e-5)
     check_equal(together["weights"], weights(alone))

@@ -14,6 +14,8 @@ _EXPLAINED = (
     ("stream.sources.base", "SourceError"),
     ("stream.journal.database", "JournalError"),
     ("videollm.bases", "CheckpointError"),
+    ("train.data.shards", "ShardError"),
+    ("train.trainer", "TrainingError"),
     ("av", "FFmpegError"),
     ("torch", "OutOfMemoryError"),
 )

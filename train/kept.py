@@ -1,0 +1,50 @@
+"""How many of the frames' tokens each routing layer lets run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from videollm.routers import Router
+from videollm.routers.base import Routing
+
+
+class KeptShares:
+    """Sums over all that was routed, by layer."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Tensor] = {}
+        self._routed: dict[int, int] = {}
+
+    def add(self, layer: int, routing: Routing) -> None:
+        kept = routing.kept.detach().sum()
+        self._kept[layer] = self._kept[layer] + kept if layer in self._kept else kept
+        self._routed[layer] = self._routed.get(layer, 0) + routing.kept.numel()
+
+    def by_layer(self) -> dict[int, float]:
+        """The share of each routing layer, in their order."""
+        return {layer: self._kept[layer].item() / self._routed[layer] for layer in sorted(self._kept)}
+
+
+@contextmanager
+def kept_shares(model: nn.Module) -> Iterator[KeptShares]:
+    """Watches the model's routers."""
+    shares = KeptShares()
+
+    def watch(layer: int, module: nn.Module, inputs: Any, routing: Routing) -> None:
+        shares.add(layer, routing)
+
+    hooks = [
+        module.register_forward_hook(partial(watch, module.layer_idx))
+        for module in model.modules()
+        if isinstance(module, Router)
+    ]
+    try:
+        yield shares
+    finally:
+        for hook in hooks:
+            hook.remove()
