@@ -53,7 +53,7 @@ def lessons(
     found = []
     for folder, split in parts:
         shards = Shards(folder)
-        _check_fits(shards, config)
+        check_fits(shards, config)
         videos = [video for video in shards.annotation if split is None or video.split == split]
         if not videos:
             splits = ", ".join(sorted({video.split or "(none)" for video in shards.annotation}))
@@ -86,7 +86,8 @@ def narrated(video: AnnotatedVideo, seconds: float) -> list[Dialogue]:
     ]
 
 
-def _check_fits(shards: Shards, config: VideoLLMConfig) -> None:
+def check_fits(shards: Shards, config: VideoLLMConfig) -> None:
+    """ValueError for a folder that was prepared for a model that sees otherwise."""
     asked = config.vision_name, config.vision_config.image_size, config.fps
     if (shards.vision, shards.size, shards.fps) != asked:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The four metrics of dialogues, teacher-forced, and what the model says of the same frames by itself."""
+"""The four metrics of a dialogue, teacher-forced: it is read turn by turn, as a stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream.frames import Event
 from train.evaluation.feature_stream import FeatureStream
 from train.metrics import streaming
 from train.metrics.streaming import TurnScore
@@ -104,25 +103,3 @@ def _score(
         fluency=fluency,
         lm_correctness=right / words,
     )
-
-
-def watch(
-    stream: FeatureStream, features: np.ndarray, fps: float, threshold: float, start: float = 0.0
-) -> list[Event]:
-    """What the model says by itself of frames [frames, tokens, dim], the first of them at `start` seconds; up
-    to where its context is full, which a notice tells."""
-    prompt, events = stream.prompt, []
-    stream.reset()
-    lead = list(prompt.start)
-    for index, picture in enumerate(features):
-        time, ids = start + index / fps, [*lead, *prompt.frame]
-        if stream.room < len(ids) + len(prompt.reply) + 1:
-            events.append(Event(time, "notice", "The context is full: nothing was watched from here on."))
-            break
-        logits = stream.read(ids, [picture], torch.tensor([len(ids) - 1]))
-        lead = [prompt.interval]
-        # The rule of a session, which asks for the threshold alone.
-        if logits.softmax(-1)[0, prompt.interval] < threshold:
-            events.append(Event(time, "narration", stream.text(stream.say(prompt.reply))))
-            lead = [prompt.eos, *prompt.reopen]
-    return events
