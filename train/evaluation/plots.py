@@ -97,4 +97,8 @@ def _svg(width: int, height: int, parts: Sequence[str]) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", colour: str = "black") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+    # A model may say what XML has no place for.
+    shown = escape(
+        "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{shown}</text>'
