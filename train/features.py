@@ -13,15 +13,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from rich.progress import track
 
 from train.compose import FPS, Composition, Happening, Sight, compose, happenings_of, pan
+from train.data.encoding import encode
 from train.media import Media
 from videollm.files import written_whole
 from videollm.vision import VisionTower
 
-BATCH = 8
 CROPS = 2
 MOST_A_NAME = 60
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
@@ -56,13 +55,6 @@ def join(pieces: list[tuple[ClipFeatures, np.ndarray]]) -> ClipFeatures:
         seed=pieces[0][0].clip.seed,
     )
     return ClipFeatures(labels, np.concatenate([clip.features[indices] for clip, indices in pieces]))
-
-
-@torch.inference_mode()
-def encode(tower: VisionTower, frames: np.ndarray) -> np.ndarray:
-    """Frames, uint8 [frames, size, size, 3], to features, float16 [frames, tokens, dim]."""
-    batches = torch.from_numpy(frames).permute(0, 3, 1, 2).split(BATCH)
-    return torch.cat([tower(batch).half() for batch in batches]).numpy()
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from train.data.annotations import AnnotatedVideo
 from train.sequences import LossWeights
 from videollm.configuration import SYSTEM_PROMPT, DepthConfig, Layers
+from videollm.routers import router_class
 
 Rate = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -40,7 +43,7 @@ class Depth(Section, frozen=True):
     load_weight: float = 0.01
 
     def __post_init__(self) -> None:
-        self.config()
+        router_class(self.config())
 
     def config(self) -> DepthConfig:
         return DepthConfig(**msgspec.structs.asdict(self))
@@ -57,21 +60,30 @@ class NewModel(Section, frozen=True):
     alpha: Count = 32
     dtype: Literal["float32", "bfloat16"] = "float32"
     system_prompt: str = SYSTEM_PROMPT
+    fps: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
 class Part(Section, frozen=True):
-    """A folder that `videollm prepare` wrote, or those of its videos that are of one split."""
+    """A folder that `videollm prepare` wrote, or of its videos those of one split, and of these a share: each
+    has its place between 0 and 1 by its name, and those from the first on and before the second are meant."""
 
     folder: Path
     split: str | None = None
+    share: tuple[float, float] = (0.0, 1.0)
+
+    def holds(self, video: AnnotatedVideo) -> bool:
+        place = zlib.crc32(video.video.encode()) / 2**32
+        return self.split in (None, video.split) and self.share[0] <= place < self.share[1]
 
 
 class Data(Section, frozen=True):
-    """What is learned from, and what is held out; streams are cut into parts of so many seconds."""
+    """What is learned from, and what is held out; streams are cut into parts of so many seconds, and in each
+    up to so many questions are asked at random times."""
 
     train: Annotated[list[Part], msgspec.Meta(min_length=1)]
     held_out: list[Part] = []
     seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    questions: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Rates(Section, frozen=True):
@@ -124,13 +136,13 @@ class Recipe(Section, frozen=True):
 
     def learned(self) -> bytes:
         """All that bears on what is learned, to be compared."""
-        fields = msgspec.to_builtins(self)
+        fields = msgspec.to_builtins(self, enc_hook=str)
         return msgspec.json.encode({name: fields[name] for name in fields if name not in ON_THE_WAY})
 
 
 def read_recipe(path: Path) -> Recipe:
     """Raises ValueError, which names the key, for one that isn't right, and OSError where there is none."""
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=Recipe)
+        return msgspec.yaml.decode(path.read_bytes(), type=Recipe, dec_hook=lambda kind, value: kind(value))
     except msgspec.DecodeError as error:  # which a ValidationError is, too
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error

@@ -12,7 +12,7 @@ from peft import PeftModel
 from rich.console import Console
 
 from train.data.annotations import Skipped
-from train.data.lessons import Lesson, Passes, lessons
+from train.data.lessons import Cut, Lesson, Passes, lessons
 from train.export import export
 from train.narrating import narrate
 from train.objective import adapt
@@ -92,6 +92,7 @@ def _model(model: str | NewModel) -> PeftModel:
         vision_name=model.vision,
         depth_config=model.depth.config(),
         system_prompt=model.system_prompt,
+        fps=model.fps,
     )
     built = build(config).to(getattr(torch, model.dtype))
     adapted = adapt(built, model.rank, model.alpha)
@@ -103,9 +104,8 @@ def _model(model: str | NewModel) -> PeftModel:
 
 def _lessons(parts: list[Part], recipe: Recipe, config: VideoLLMConfig, prompt: Prompt) -> list[Lesson]:
     skipped = Skipped()
-    found = lessons(
-        [(part.folder, part.split) for part in parts], config, prompt, recipe.data.seconds, skipped
-    )
+    cut = Cut(recipe.data.seconds, recipe.data.questions, recipe.seed)
+    found = lessons(parts, config, prompt, cut, skipped)
     if skipped.counts and PartialState().is_main_process:
         console.print(f"left out: {skipped}", markup=False)
     return found

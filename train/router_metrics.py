@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 
 from train.compose import compose
+from train.data.encoding import encode
 from train.evaluation.composed import composed_metrics
-from train.features import encode
 from train.material import vision_tower
 from train.media import load_media
 from train.options import Data

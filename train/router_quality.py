@@ -26,9 +26,10 @@ from rich.table import Table
 from train.benchmark import watch
 from train.classifier import classify
 from train.compose import FPS, Composition, compose
+from train.data.encoding import encode
 from train.evaluation.composed import composed_metrics
 from train.export import export
-from train.features import NO_FRAMES, ClipFeatures, encode
+from train.features import NO_FRAMES, ClipFeatures
 from train.lessons import Lessons
 from train.material import Material, prepare, vision_tower
 from train.media import load_media

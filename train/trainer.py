@@ -155,7 +155,8 @@ class StageTrainer(transformers.Trainer):
     def __init__(
         self, objective: Objective, stage: Stage, settings: Settings, prompt: Prompt, held_out: HeldOut | None
     ) -> None:
-        self.objective, self.stage, self.prompt, self.held_out = objective, stage, prompt, held_out
+        self.objective: Objective = objective
+        self.stage, self.prompt, self.held_out = stage, prompt, held_out
         self.folder = settings.work / stage.name
         self.learned = {name for name, weight in objective.named_parameters() if weight.requires_grad}
         self._right = torch.zeros(

@@ -9,6 +9,8 @@ paper's settings.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ from videollm.configuration import DepthConfig, VideoLLMConfig
 from videollm.depth import MixtureOfDepthsLayer
 from videollm.depth_lm import DepthLM
 from videollm.modeling import VideoLLM
+from videollm.vision import VisionTower, build_tower
 
 DEFAULT_MODEL = "pocket"
 VIDEOLLM_ONLINE_VISION = "google/siglip-large-patch16-384"
@@ -40,18 +43,44 @@ def load(name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Vid
     Further arguments go to `transformers` where the checkpoint is a whole one. Raises CheckpointError.
     """
     folder = _folder(str(name_or_path))
-    try:
-        if (folder / "adapter_config.json").is_file():
+    with _explained(name_or_path):
+        if _is_adapter(folder):
             return _load_adapter(folder).eval()
-        if not _is_ours(folder):
-            raise CheckpointError(
-                f"{name_or_path} is no VideoLLM checkpoint; give one that save_pretrained or training wrote"
-            )
+        _check_ours(folder, name_or_path)
         model = super(VideoLLM, VideoLLM).from_pretrained(folder, *args, **kwargs)
         model.tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{name_or_path} can't be loaded: {_first_line(error)}") from error
     return model.eval()
+
+
+def load_vision_tower(name_or_path: str | os.PathLike[str]) -> tuple[VisionTower, str]:
+    """The vision tower alone of what `load` would load, and the name of its weights: the decoder, which may
+    be a hundred times larger, is left on disk. Raises CheckpointError."""
+    folder = _folder(str(name_or_path))
+    with _explained(name_or_path):
+        if _is_adapter(folder):
+            config = _adapter_config(folder)
+            if config.vision_name is None:
+                raise CheckpointError(f"{name_or_path} names no vision_name to build on")
+            vision_config, weights = bases.vision_backbone(config.vision_name)
+            tower = build_tower(vision_config, config.frame_cls, config.frame_grid)
+            tower.backbone.load_state_dict(weights)
+            return tower.eval(), config.vision_name
+        _check_ours(folder, name_or_path)
+        part = VisionPart.from_pretrained(folder)
+    return part.vision_tower.eval(), part.config.vision_name or str(name_or_path)
+
+
+class VisionPart(PreTrainedModel):
+    """What a whole checkpoint holds under `vision_tower`."""
+
+    config_class = VideoLLMConfig  # type: ignore[assignment]
+    config: VideoLLMConfig
+    _keys_to_ignore_on_load_unexpected = [r"^(?!vision_tower\.)"]  # noqa: RUF012 - transformers reads it
+
+    def __init__(self, config: VideoLLMConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = build_tower(config.vision_config, config.frame_cls, config.frame_grid)
+        self.post_init()
 
 
 def is_video_model(name: str) -> bool:
@@ -59,10 +88,8 @@ def is_video_model(name: str) -> bool:
     if name == bases.SMOLLM2:
         return False
     folder = _folder(name)
-    try:
-        return (folder / "adapter_config.json").is_file() or _is_ours(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name} can't be loaded: {_first_line(error)}") from error
+    with _explained(name):
+        return _is_adapter(folder) or _is_ours(folder)
 
 
 def build(config: VideoLLMConfig) -> VideoLLM:
@@ -96,39 +123,54 @@ def adopt(model: DepthLM, decoder: PreTrainedModel) -> None:
     model.tie_weights()
 
 
+@contextmanager
+def _explained(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever can be wrong with a checkpoint's files, as a CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{name} can't be loaded: {_first_line(error)}") from error
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def _check_ours(folder: Path, name: str | os.PathLike[str]) -> None:
+    if not _is_ours(folder):
+        raise CheckpointError(
+            f"{name} is no VideoLLM checkpoint; give one that save_pretrained or training wrote"
+        )
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether a folder's configuration is of our kind; OSError or ValueError for one that can't be read."""
     return PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == VideoLLMConfig.model_type
 
 
-def load_adapter(name_or_path: str) -> PeftModel:
+def load_adapter(name_or_path: str | os.PathLike[str]) -> PeftModel:
     """The adapter checkpoint of that name, not merged, to be trained on. Raises CheckpointError."""
-    folder = _folder(name_or_path)
-    if not (folder / "adapter_config.json").is_file():
-        raise CheckpointError(f"{name_or_path} is no adapter checkpoint, as training writes them")
-    try:
-        return _adapter(folder, is_trainable=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{name_or_path} can't be loaded: {_first_line(error)}") from error
+    folder = _folder(str(name_or_path))
+    with _explained(name_or_path):
+        if not _is_adapter(folder):
+            raise CheckpointError(f"{name_or_path} is no adapter checkpoint, as training writes them")
+        return PeftModel.from_pretrained(build(_adapter_config(folder)), folder, is_trainable=True)
 
 
-def _adapter(folder: Path, is_trainable: bool) -> PeftModel:
+def _adapter_config(folder: Path) -> VideoLLMConfig:
     if (folder / "config.json").is_file() and _is_ours(folder):
-        config = VideoLLMConfig.from_pretrained(folder)
-    else:
-        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        config = VideoLLMConfig(
-            language_model_name=base,
-            vision_name=VIDEOLLM_ONLINE_VISION,
-            depth_config=DepthConfig(layers="none"),
-        )
-    return PeftModel.from_pretrained(build(config), folder, is_trainable=is_trainable)
+        return VideoLLMConfig.from_pretrained(folder)
+    return VideoLLMConfig(
+        language_model_name=PeftConfig.from_pretrained(str(folder)).base_model_name_or_path,
+        vision_name=VIDEOLLM_ONLINE_VISION,
+        depth_config=DepthConfig(layers="none"),
+    )
 
 
 def _load_adapter(folder: Path) -> VideoLLM:
-    adapted = _adapter(folder, is_trainable=False)
-    tokenizer = cast(VideoLLM, adapted.get_base_model()).tokenizer
-    merged = adapted.merge_and_unload()
+    model = build(_adapter_config(folder))
+    tokenizer = model.tokenizer
+    merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     merged.tokenizer = tokenizer
     return merged
 

@@ -12,6 +12,7 @@ from videollm.quantized import quantize_linears
 
 if TYPE_CHECKING:
     from videollm.modeling import VideoLLM
+    from videollm.vision import VisionTower
 
 
 def prepare_for_inference(model: VideoLLM) -> VideoLLM:
@@ -20,9 +21,14 @@ def prepare_for_inference(model: VideoLLM) -> VideoLLM:
     it is."""
     if model.device.type != "cpu":
         return model
-    tower = model.vision_tower
-    if isinstance(tower.backbone, EfficientNetLite):
-        with suppress(ImportError):  # an optional package: PyTorch does the same, slower
-            tower.backbone = OpenVINOBackbone(tower.backbone, tower.size)
+    prepare_tower(model.vision_tower)
     fuse(model.model)
     return quantize_linears(model)
+
+
+def prepare_tower(tower: VisionTower) -> VisionTower:
+    """A convolutional vision tower on the CPU through OpenVINO, in float32; another one as it is."""
+    if isinstance(tower.backbone, EfficientNetLite) and next(tower.parameters()).device.type == "cpu":
+        with suppress(ImportError):  # an optional package: PyTorch does the same, slower
+            tower.backbone = OpenVINOBackbone(tower.backbone, tower.size)
+    return tower

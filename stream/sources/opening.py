@@ -17,6 +17,12 @@ from av.video.stream import VideoStream
 from stream.sources.base import SourceError
 from stream.sources.sampling import Timeline
 
+# fmt: off
+CLIP_SUFFIXES = frozenset((
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
+    ".webm", ".wmv", ".y4m",
+))
+# fmt: on
 OPEN_SECONDS = 5.0
 STALL_SECONDS = 10.0
 FALLBACK_FPS = 25.0

@@ -22,11 +22,11 @@ from train import narrating
 from train.benchmark import write_clip
 from train.compose import FPS, Composition, compose
 from train.data.annotations import AnnotatedVideo, Segment
+from train.data.encoding import encode
 from train.data.shards import Encoding, ShardWriter, VideoFeatures, write_shard
 from train.evaluation import asking
 from train.evaluation.composed import composed_dialogue, composed_metrics
 from train.evaluation.narration import NarrationBench
-from train.features import encode
 from videollm import VideoLLM
 from videollm.cli import run
 

@@ -109,6 +109,82 @@ COIN = {
     }
 }
 
+TAKES = [
+    {"take_uid": "7-1", "take_name": "cmu_bike01_4", "duration_sec": 21.4, "root_dir": "takes/cmu_bike01_4"}
+]
+
+
+def description(timestamp: float, text: str, visible: Any) -> dict[str, Any]:
+    return {
+        "text": text,
+        "timestamp": timestamp,
+        "subject": "C",
+        "ego_visible": visible,
+        "best_exo": {"raw_cam_id": "1", "cam_id": "cam01"},
+        "unsure": "0",
+    }
+
+
+DESCRIPTIONS = {
+    "annotations": {
+        "7-1": [
+            {
+                "annotation_uid": "f",
+                "rejected": False,
+                "reject_reason": None,
+                "descriptions": [
+                    description(18.5, "C touches the screw.", True),
+                    description(3.9, "C moves his right hand.", False),
+                    description(60.0, "C leaves.", True),
+                ],
+            },
+            {"annotation_uid": "g", "rejected": True, "descriptions": [description(1.0, "C waits.", "1")]},
+            {
+                "annotation_uid": "h",
+                "rejected": False,
+                "descriptions": [
+                    description(1.0, "The man X walks.", "1"),
+                    description(2.0, "C leans.", "0"),
+                ],
+            },
+        ],
+        "8-2": [],
+    },
+    "taxonomy": {},
+}
+
+KEYSTEPS = {
+    "annotations": {
+        "77cd": {
+            "take_uid": "77cd",
+            "take_name": "georgiatech_covid_07_6",
+            "scenario": "Covid-19 Rapid Antigen Test",
+            "segments": [
+                {
+                    "start_time": 0.85,
+                    "end_time": 33.2,
+                    "step_id": 31,
+                    "step_name": "Unbox package",
+                    "step_description": "Unbox covid19 test package",
+                    "is_essential": True,
+                    "step_unique_id": 843,
+                }
+            ],
+        }
+    },
+    "taxonomy": {"Covid-19 Rapid Antigen Test": {}},
+    "vocabulary": {"843": "Unbox package"},
+}
+
+EPIC_HEAD = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
+    "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
+)
+EPIC_ROW = (
+    "P01_01_0,P01,P01_01,00:00:01.089,{start},{stop},8,202,open door,open,3,door,3,"
+    "\"['door', 'key']\",\"[3, 9]\"\n"
+)
+
 OWN = '{"video": "k", "segments": [{"start": 2.5, "end": 4, "text": "opens the fridge"}], "duration": 60}\n'
 
 
@@ -173,6 +249,60 @@ def test_coin_is_read_with_its_steps_in_order(tmp_path: Path) -> None:
 )
 def test_coins_classes_in_words(name: str, words: str) -> None:
     assert task_in_words(name) == words
+
+
+def test_atomic_descriptions_are_those_the_ego_view_shows(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    path = written(tmp_path / "annotations", DESCRIPTIONS)
+    with pytest.raises(ValueError, match=r"needs takes\.json"):
+        read_annotation("egoexo4d-descriptions", path, Skipped())
+    (tmp_path / "takes.json").write_text(json.dumps(TAKES))
+    skipped = Skipped()
+    assert read_annotation("egoexo4d-descriptions", path, skipped) == [
+        AnnotatedVideo("cmu_bike01_4", (Segment(18.5, "C touches the screw."),), 21.4),
+        AnnotatedVideo("cmu_bike01_4", (Segment(1.0, "The man X walks."),), 21.4),
+    ]
+    assert skipped.counts == {
+        "description of what the ego view doesn't show": 2,
+        "segment beyond the video's end": 1,
+        "annotation that was rejected": 1,
+        "take that takes.json doesn't know": 1,
+    }
+
+
+def test_keysteps_are_read_by_take(tmp_path: Path) -> None:
+    (video,) = read_annotation("egoexo4d-keysteps", written(tmp_path, KEYSTEPS), Skipped())
+    steps = (Segment(0.85, "Unbox package", 33.2),)
+    assert video == AnnotatedVideo("georgiatech_covid_07_6", steps, task="Covid-19 Rapid Antigen Test")
+
+
+def test_epic_kitchens_is_read_by_video(tmp_path: Path) -> None:
+    path = tmp_path / "EPIC_100_train.csv"
+    path.write_text(
+        EPIC_HEAD
+        + EPIC_ROW.format(start="00:01:00.14", stop="00:01:03.37")
+        + EPIC_ROW.format(start="00:00:05.5", stop="00:00:05.50")
+    )
+    skipped = Skipped()
+    (video,) = read_annotation("epic-kitchens", path, skipped)
+    assert video == AnnotatedVideo("P01_01", (Segment(60.14, "open door", 63.37),), split="train")
+    assert skipped.counts == {"segment that is empty or ends before it begins": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (EPIC_ROW.format(start="12.5", stop="00:00:03"), "12.5"),
+        ("P01_01_0,P01,P01_01\n", "columns"),
+        (EPIC_ROW.format(start="00:00:01", stop="00:00:02").replace("\n", ",more\n"), "columns"),
+    ],
+)
+def test_a_malformed_row_is_told_with_its_line(line: str, told: str, tmp_path: Path) -> None:
+    good = EPIC_ROW.format(start="00:00:01", stop="00:00:02")
+    path = written(tmp_path, EPIC_HEAD + good + line)
+    with pytest.raises(ValueError, match=f"line 3: .*{told}") as error:
+        read_annotation("epic-kitchens", path, Skipped())
+    assert str(path) in str(error.value)
 
 
 def test_annotation_of_ones_own(tmp_path: Path) -> None:

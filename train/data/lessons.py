@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from train.data.annotations import AnnotatedVideo, Dialogue, Skipped, Turn
+from train.data.annotations import Dialogue, Skipped
 from train.data.dialogue_sequence import dialogue_sequence, frame_range
+from train.data.dialogues import question_dialogues
 from train.data.shards import Shards
+from train.recipe import Part
 from train.sequences import LossWeights, Sequence
 from train.trainer import Stage
 from videollm.configuration import VideoLLMConfig
@@ -23,86 +24,76 @@ class Lesson:
 
     shards: Shards
     dialogue: Dialogue
+    frames: range  # of the video
     tokens: int
 
     def features(self) -> np.ndarray:
-        """Float16 [frames, tokens, dim], of its part."""
-        frames = frame_range(self.dialogue, self.shards.fps)
-        return self.shards.features(self.dialogue.video, frames.start, frames.stop)
+        """Float16 [frames, tokens, dim]."""
+        return self.shards.features(self.dialogue.video, self.frames.start, self.frames.stop)
 
     def sequence(self, prompt: Prompt, weights: LossWeights) -> Sequence:
-        frames = frame_range(self.dialogue, self.shards.fps)
-        return dialogue_sequence(
-            prompt, self.dialogue, self.features(), self.shards.fps, weights, first=frames.start
-        )
+        features, fps = self.features(), self.shards.fps
+        return dialogue_sequence(prompt, self.dialogue, features, fps, weights, first=self.frames.start)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How streams are cut: into parts of so many seconds, in each up to so many questions at random times."""
+
+    seconds: float
+    questions: int = 0
+    seed: int = 0
 
 
 def lessons(
-    parts: Iterable[tuple[Path, str | None]],
+    parts: Iterable[Part],
     config: VideoLLMConfig,
     prompt: Prompt,
-    seconds: float,
+    cut: Cut,
     skipped: Skipped,
 ) -> list[Lesson]:
-    """Those of prepared folders, of one split where it is named, cut into parts of so many seconds. What
-    can't be learned from is counted in `skipped`.
+    """Those of prepared folders' parts. What can't be learned from is counted in `skipped`.
 
     Raises ShardError for a folder that isn't prepared, ValueError for one that was prepared for another
     model, and where nothing is left.
     """
     found = []
-    for folder, split in parts:
-        shards = Shards(folder)
+    for part in parts:
+        shards = Shards(part.folder)
         check_fits(shards, config)
-        videos = [video for video in shards.annotation if split is None or video.split == split]
+        videos = [video for video in shards.annotation if part.holds(video)]
         if not videos:
             splits = ", ".join(sorted({video.split or "(none)" for video in shards.annotation}))
             raise ValueError(
-                f"{folder} holds no annotated video of split {split!r}; its splits are: {splits}"
+                f"{part.folder} holds no annotated video of split {part.split!r} and share {part.share}; "
+                f"its splits are: {splits}"
             )
-        for dialogue in (cut for video in videos for cut in narrated(video, seconds)):
-            lesson = _lesson(shards, dialogue, config, prompt, skipped)
-            found += [] if lesson is None else [lesson]
+        dialogues = question_dialogues(videos, shards.fps, cut.seconds, cut.questions, cut.seed)
+        made = (_lesson(shards, dialogue, config, prompt, skipped) for dialogue in dialogues)
+        found += [lesson for lesson in made if lesson is not None]
     if not found:
         raise ValueError(f"nothing is left to learn from: {skipped}")
     return found
 
 
-def narrated(video: AnnotatedVideo, seconds: float) -> list[Dialogue]:
-    """A video's segments as narrations, each at its beginning, in parts of so many seconds."""
-    end = video.duration if video.duration is not None else max(s.start for s in video.segments)
-    return [
-        Dialogue(
-            video.video,
-            start,
-            min(start + seconds, end),
-            tuple(
-                Turn(segment.start, "assistant", segment.text)
-                for segment in video.segments
-                if start <= segment.start < start + seconds
-            ),
-        )
-        for start in np.arange(0, end, seconds).tolist()
-    ]
-
-
 def check_fits(shards: Shards, config: VideoLLMConfig) -> None:
     """ValueError for a folder that was prepared for a model that sees otherwise."""
-    asked = config.vision_name, config.vision_config.image_size, config.fps
-    if (shards.vision, shards.size, shards.fps) != asked:
+    seen = shards.vision, shards.size, shards.fps
+    sees = config.vision_name, config.vision_config.image_size, config.fps
+    if seen != sees:
+        made, wanted = (f"{name} at {size} pixels, {fps:g} fps" for name, size, fps in (seen, sees))
         raise ValueError(
-            f"{shards.folder} was prepared with {shards.vision} at {shards.size} pixels "
-            f"and {shards.fps:g} frames a second, the model sees with {asked[0]} at {asked[1]} and {asked[2]:g}; prepare it anew"
+            f"{shards.folder} was prepared with {made}, the model sees with {wanted}; prepare it anew"
         )
 
 
 def _lesson(
     shards: Shards, dialogue: Dialogue, config: VideoLLMConfig, prompt: Prompt, skipped: Skipped
 ) -> Lesson | None:
-    frames = frame_range(dialogue, shards.fps)
-    count = min(shards.frames(dialogue.video), frames.stop) - frames.start
+    asked = frame_range(dialogue, shards.fps)
+    frames = range(asked.start, min(asked.stop, shards.frames(dialogue.video)))
     try:  # its tokens are known without its features
-        blank = np.broadcast_to(np.float16(0), (max(0, count), 1, 1))
+        blank = np.broadcast_to(np.float16(0), (len(frames), 1, 1))
         tokens = len(dialogue_sequence(prompt, dialogue, blank, shards.fps, first=frames.start).ids)
     except ValueError as error:
         skipped.add("dialogue that no session could have", str(error))
@@ -113,7 +104,7 @@ def _lesson(
             f"dialogue of more than the {most} tokens of a context: lower data.seconds", dialogue.video
         )
         return None
-    return Lesson(shards, dialogue, tokens)
+    return Lesson(shards, dialogue, frames, tokens)
 
 
 @dataclass(frozen=True)

@@ -152,10 +152,22 @@ class ShardWriter:
         self._next += 1
         return self.folder / f"shard-{self._next - 1:06d}.safetensors"
 
-    def add(self, shard: Shard, copies: Mapping[str, Entry] | None = None) -> None:
-        """Count a shard that is written, and videos with the same content as one of those in it."""
+    def holds(self, video: str, file: Path) -> bool:
+        """Whether the video's features are here, made from this very file."""
+        entry = self.index.videos.get(video)
+        return entry is not None and entry.file == FileFacts.of(file)
+
+    def add(self, shard: Shard) -> None:
+        """Count a shard that is written."""
         self.index.shards[shard.name] = shard.bytes
-        self.index.videos |= {**shard.videos, **(copies or {})}
+        self.index.videos |= shard.videos
+        self._save()
+
+    def add_copies(self, video: str, copies: Mapping[str, Path]) -> None:
+        """Count other videos whose files have the same content as one that is here."""
+        entry = self.index.videos[video]
+        for copy, file in copies.items():
+            self.index.videos[copy] = msgspec.structs.replace(entry, file=FileFacts.of(file))
         self._save()
 
     def _save(self) -> None:
@@ -176,8 +188,8 @@ class ShardWriter:
 class Shards:
     """A prepared folder, to be read. Raises ShardError, which names the file, for one that isn't whole.
 
-    `annotation` holds the prepared videos' alone, with their real durations; what was left out of it is
-    counted in `skipped`.
+    `annotation` holds the prepared videos' alone, with their real durations; segments beyond these are left
+    out and counted in `skipped`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -205,7 +217,7 @@ class Shards:
         return self._entries[video].duration
 
     def features(self, video: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The vision tower's output, float16 [frames, tokens, dim], for its frames from `start` up to `stop`."""
+        """The vision tower's output for its frames `start` to `stop`, float16 [frames, tokens, dim]."""
         return self._read("features", video, start, stop)
 
     def times(self, video: str) -> np.ndarray:
@@ -238,7 +250,6 @@ class Shards:
         prepared = []
         for video in annotated:
             if video.video not in self._entries:
-                self.skipped.add("video that is not prepared", video.video)
                 continue
             duration = self.duration(video.video)
             inside = tuple(segment for segment in video.segments if segment.start < duration)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from train.data.annotations import Skipped
-from train.data.lessons import Lesson, lessons
+from train.data.lessons import Cut, Lesson, lessons
 from train.evaluation import dialogues
 from train.evaluation.bench import Bench, Row
 from train.evaluation.feature_stream import FeatureStream
@@ -19,6 +19,7 @@ from train.kept import KeptPlaces, watched
 from train.metrics.captions import answers_of, caption_scores
 from train.metrics.streaming import METRICS, mean_scores
 from train.narrating import narrate
+from train.recipe import Part
 from train.sequences import LossWeights
 from videollm.modeling import VideoLLM
 
@@ -45,7 +46,8 @@ class NarrationBench(Bench):
         self.stream = FeatureStream(model)
         self.threshold = threshold
         self._lessons: dict[str, list[Lesson]] = defaultdict(list)
-        for lesson in lessons([(folder, split)], model.config, self.stream.prompt, seconds, skipped):
+        part, cut = Part(folder, split), Cut(seconds)
+        for lesson in lessons([part], model.config, self.stream.prompt, cut, skipped):
             if lesson.tokens > model.context:
                 skipped.add(
                     "dialogue longer than the model's context: lower --seconds", lesson.dialogue.video

@@ -22,6 +22,7 @@ from videollm.cli.doctor import doctor
 from videollm.cli.errors import complain, describe, explained
 from videollm.cli.evaluate import evaluate
 from videollm.cli.narrate import narrate
+from videollm.cli.prepare import prepare
 from videollm.cli.serve import serve
 from videollm.cli.summarize import summarize
 from videollm.cli.train import train
@@ -29,7 +30,7 @@ from videollm.cli.train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-for command in (narrate, ask, summarize, serve, calibrate, evaluate, evaluate, doctor, convert, train, demo):
+for command in (narrate, ask, summarize, serve, calibrate, prepare, train, evaluate, doctor, convert, demo):
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)

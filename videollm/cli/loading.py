@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -107,6 +108,11 @@ def load_for_figures(model: str, device: str) -> VideoLLM:
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
         return loaded
+
+
+def absolute(model: str) -> str:
+    """The model's name as it holds in any folder."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def pick_device(name: str) -> torch.device:

@@ -47,3 +47,13 @@ Budget = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the work out over a Ray cluster: its address, auto for the one here, or local to start "
+        "one on this machine. Paths must be the same on all of its machines.",
+        show_default=False,
+    ),
+]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,19 +20,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from stream.frames import Frame
 from videollm.cli import options
 from videollm.cli.errors import CommandError, check_whole, complain, describe
-from videollm.cli.loading import MAX_SIDE, load_session
+from videollm.cli.loading import MAX_SIDE, absolute, load_session
 from videollm.cli.play import play
+from videollm.cli.ray_workers import on_ray
 
 if TYPE_CHECKING:
     from stream.session import Session
     from videollm.cli.summary import Settings
 
-# fmt: off
-CLIP_SUFFIXES = frozenset((
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".webm", ".wmv", ".y4m",
-))
-# fmt: on
 LONGEST_STEM = (
     50  # characters; with a digest, an ending and four bytes each still a name on every file system
 )
@@ -48,6 +44,7 @@ def summarize(
     model: options.Model = "pocket",
     device: options.Device = "auto",
     budget: options.Budget = None,
+    ray: options.Ray = None,
 ) -> None:
     """Write a page for every clip: Markdown and JSON, with a contact sheet of what was said.
 
@@ -71,7 +68,7 @@ def summarize(
     if resume and names:
         print(f"{len(names) - len(todo)} of {len(names)} clips are finished already")
     if todo:
-        failed |= _summarize_all(todo, out, load_session(model, device, threshold, budget), settings)
+        failed |= _summarize_all(todo, out, settings, device, ray)
     for clip, reason in failed.items():
         complain(f"{clip}: {reason}")
     if failed:
@@ -87,6 +84,8 @@ def _check_writable(out: Path) -> None:
 
 def _find(given: Iterable[Path]) -> tuple[list[Path], dict[Path, str]]:
     """The clips named or lying in the folders named, each once; and the folders that hold none."""
+    from stream.sources.opening import CLIP_SUFFIXES
+
     found: dict[Path, None] = {}
     empty: dict[Path, str] = {}
     for path in given:
@@ -118,26 +117,65 @@ def clip_names(clips: Sequence[Path], out: Path) -> dict[Path, str]:
     return names
 
 
+class Summarizer:
+    """Writes the pages of clips, one after the other, here or on a worker. `advance` hears of each share of a
+    clip that is watched."""
+
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        out: Path,
+        settings: Settings,
+        advance: Callable[[float], object] | None = None,
+    ) -> None:
+        self._session = load_session(model, device, settings.threshold, settings.budget)
+        self._out = out
+        self._settings = settings
+        self._advance = advance or (lambda share: None)
+
+    def __call__(self, named: tuple[Path, str]) -> tuple[Path, str | None]:
+        """A clip and its name in `out`, to the clip and what is wrong with it. A full disk is raised."""
+        clip, name = named
+        try:
+            _summarize(clip, self._out, name, self._session, self._settings, self._advance)
+        except Exception as error:  # whatever is wrong with one clip, the others must not suffer
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            return clip, describe(error)
+        return clip, None
+
+
 def _summarize_all(
-    names: dict[Path, str], out: Path, session: Session, settings: Settings
+    names: dict[Path, str], out: Path, settings: Settings, device: str, ray: str | None
 ) -> dict[Path, str]:
     """Summarize every clip; those that failed, with the reason. Only a full disk ends it: CommandError."""
     failed: dict[Path, str] = {}
-    with _progress() as progress:
-        task = progress.add_task("", total=len(names))
-        for done, (clip, name) in enumerate(names.items()):
-            progress.update(task, completed=done, description=clip.name)
-            try:
-                _summarize(clip, out, name, session, settings, lambda share: progress.advance(task, share))
-            except Exception as error:  # whatever is wrong with one clip, the others must not suffer
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    saved = f"{done - len(failed)} of {len(names)} clips are saved in {out}"
-                    raise CommandError(
-                        f"the disk is full; {saved}; make room and go on with --resume"
-                    ) from error
-                failed[clip] = describe(error)
-            else:
-                print(out / f"{name}.md", flush=True)
+    progress = _progress()
+    task = progress.add_task("", total=len(names))
+    todo = list(names.items())
+    if ray is None:
+        advance = partial(progress.advance, task)
+        results: Iterable[tuple[Path, str | None]] = map(
+            Summarizer(settings.model, device, out, settings, advance), todo
+        )
+    else:
+        model = absolute(settings.model)
+        results = on_ray(ray, partial(Summarizer, model, device, out.resolve(), settings), todo)
+    done = 0
+    try:
+        with progress:
+            for done, (clip, problem) in enumerate(results, 1):
+                progress.update(task, completed=done, description=f"{done} of {len(names)} clips")
+                if problem is None:
+                    print(out / f"{names[clip]}.md", flush=True)
+                else:
+                    failed[clip] = problem
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        saved = f"{done - len(failed)} of {len(names)} clips are saved in {out}"
+        raise CommandError(f"the disk is full; {saved}; make room and go on with --resume") from error
     return failed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,11 @@ def train(
     from train.recipe import read_recipe
 
     try:
-        out = recipe_training.train(read_recipe(recipe))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # between PEFT and transformers, none of the user's
+            out = recipe_training.train(read_recipe(recipe))
     except ValueError as error:
         raise CommandError(str(error)) from error
     Console(stderr=True).print(f"the model is in {out}; try it: videollm narrate CLIP --model {out}")

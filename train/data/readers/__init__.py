@@ -6,7 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from train.data.annotations import AnnotatedVideo, Skipped
-from train.data.readers import coin, ego4d_goalstep, ego4d_lta, ego4d_narrations, own_jsonl
+from train.data.readers import (
+    coin,
+    ego4d_goalstep,
+    ego4d_lta,
+    ego4d_narrations,
+    egoexo4d,
+    epic_kitchens,
+    own_jsonl,
+)
 
 __all__ = ["READERS", "read_annotation"]
 
@@ -17,6 +25,9 @@ READERS: dict[str, Reader] = {
     "ego4d-lta": ego4d_lta.read,
     "ego4d-goalstep": ego4d_goalstep.read,
     "coin": coin.read,
+    "egoexo4d-descriptions": egoexo4d.read_descriptions,
+    "egoexo4d-keysteps": egoexo4d.read_keysteps,
+    "epic-kitchens": epic_kitchens.read,
     "jsonl": own_jsonl.read,
 }
 
