@@ -1,16 +1,25 @@
 """Dialogues from annotation: what is said when, and answers that the annotation bears out."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
-from hypothesis import given
+from conftest import small_model
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.data import questions
 from train.data.annotations import AnnotatedVideo, Dialogue, Segment, Turn
+from train.data.dialogue_sequence import dialogue_sequence
 from train.data.dialogues import narration_dialogues, question_dialogues, read_dialogues, write_dialogues
 from train.data.questions import KINDS, Known
+from videollm.prompt import Prompt
+
+MODEL = small_model()
+PROMPT = Prompt.of(MODEL.tokenizer, MODEL.config)
 
 COOKING = AnnotatedVideo(
     "cooking",
@@ -156,6 +165,21 @@ def test_answers_tell_only_what_is_true_at_their_time(
             assert segment.start >= began / 10
         if kind == "before":
             assert end <= time
+
+
+@settings(deadline=None, max_examples=40)
+@given(annotated(), st.integers(1, 100), st.sampled_from([1.0, 2.0, 3.0]), st.integers(0, 3))
+def test_every_dialogue_is_a_sequence_over_the_frames_there_are(
+    video: AnnotatedVideo, more: int, fps: float, seed: int
+) -> None:
+    duration = max(1.0, video.segments[-1].start + more / 10)
+    count = math.floor(duration * fps)
+    frames = np.zeros((count, 10, 4), np.float16)
+    for dialogue in question_dialogues([replace(video, duration=duration)], fps, 20, 3, seed):
+        sequence = dialogue_sequence(PROMPT, dialogue, frames, fps)
+        assert len(sequence.pictures) == round((dialogue.end - dialogue.start) * fps) + 1
+        read = MODEL.tokenizer.decode(sequence.ids)
+        assert all(turn.text in read for turn in dialogue.turns)
 
 
 def test_dialogues_are_read_as_they_were_written(tmp_path: Path) -> None:

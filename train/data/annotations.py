@@ -57,5 +57,10 @@ class Skipped:
         self.counts[reason] += 1
         self.first.setdefault(reason, place)
 
+    def update(self, other: Skipped) -> None:
+        """Count what another one counted, too."""
+        self.counts.update(other.counts)
+        self.first = other.first | self.first
+
     def __str__(self) -> str:
         return "; ".join(f"{n} x {why} (first: {self.first[why]})" for why, n in self.counts.items())

@@ -23,6 +23,14 @@ from videollm.files import write_whole
 TOLERANCE = 1e-6  # frames; times are written in decimals, and 0.1 s at 10 fps is frame 1
 
 
+class Exchange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question and its answer, at its time in the video in seconds."""
+
+    time: float
+    question: str
+    answer: str
+
+
 def narration_dialogues(videos: Iterable[AnnotatedVideo], fps: float, window: float) -> list[Dialogue]:
     """The videos' narrations, cut into windows of at most `window` seconds at `fps` frames a second.
 
@@ -85,17 +93,43 @@ def _with_questions(
     dialogue: Dialogue, video: AnnotatedVideo, fps: float, questions: int, random: Random
 ) -> Dialogue:
     first, last = round(dialogue.start * fps), round(dialogue.end * fps)
-    turns = list(dialogue.turns)
+    exchanges = []
     for frame in random.sample(range(first, last + 1), min(questions, last + 1 - first)):
         pair = templates.ask(random, frame / fps, dialogue.start, video)
         if pair is not None:
-            turns += [Turn(frame / fps, "user", pair[0]), Turn(frame / fps, "assistant", pair[1])]
+            exchanges.append(Exchange(frame / fps, *pair))
+    return with_exchanges(dialogue, dialogue.turns, exchanges)
+
+
+def with_exchanges(dialogue: Dialogue, narrated: Iterable[Turn], exchanges: Iterable[Exchange]) -> Dialogue:
+    """The dialogue with these turns; at one frame what is narrated comes first."""
+    turns = list(narrated)
+    for exchange in exchanges:
+        turns.append(Turn(exchange.time, "user", exchange.question))
+        turns.append(Turn(exchange.time, "assistant", exchange.answer))
     return replace(dialogue, turns=tuple(sorted(turns, key=lambda turn: turn.time)))
+
+
+def part(dialogue: Dialogue) -> tuple[list[Turn], list[Exchange]]:
+    """What the dialogue narrates, and what is asked and answered in it."""
+    narrated, exchanges = [], []
+    turns = iter(dialogue.turns)
+    for turn in turns:
+        if turn.role == "user":
+            exchanges.append(Exchange(turn.time, turn.text, next(turns).text))
+        else:
+            narrated.append(turn)
+    return narrated, exchanges
+
+
+def as_lines(dialogues: Iterable[Dialogue]) -> bytes:
+    """JSON lines, one dialogue a line."""
+    return msgspec.json.Encoder().encode_lines(list(dialogues))
 
 
 def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
     """Write them as JSON lines, whole or not at all."""
-    write_whole(path, msgspec.json.Encoder().encode_lines(list(dialogues)))
+    write_whole(path, as_lines(dialogues))
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:

@@ -51,7 +51,7 @@ class Kind:
 
 
 def ask(random: Random, time: float, began: float, video: AnnotatedVideo) -> tuple[str, str] | None:
-    """A question at a time and its answer, of a random kind among those that have one; None where none has."""
+    """A question at a time and its answer, of a random kind among those with one; None where none has any."""
     known = Known.at(time, began, video)
     for name in random.sample(sorted(KINDS), len(KINDS)):
         answer = KINDS[name].answer(known)

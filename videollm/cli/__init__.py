@@ -18,6 +18,7 @@ from videollm.cli.bench_memory import cache, memory, rope
 from videollm.cli.calibrate import calibrate
 from videollm.cli.convert import convert
 from videollm.cli.demo import demo
+from videollm.cli.dialogues import dialogues
 from videollm.cli.doctor import doctor
 from videollm.cli.errors import complain, describe, explained
 from videollm.cli.evaluate import evaluate
@@ -30,7 +31,9 @@ from videollm.cli.train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-for command in (narrate, ask, summarize, serve, calibrate, prepare, train, evaluate, doctor, convert, demo):
+WORK = (narrate, ask, summarize, serve)
+MAKE = (calibrate, prepare, dialogues, train, evaluate, convert)
+for command in (*WORK, *MAKE, doctor, demo):
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)

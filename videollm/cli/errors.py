@@ -16,6 +16,7 @@ _EXPLAINED = (
     ("videollm.bases", "CheckpointError"),
     ("train.data.shards", "ShardError"),
     ("train.trainer", "TrainingError"),
+    ("train.data.rewriting", "EndpointError"),
     ("av", "FFmpegError"),
     ("torch", "OutOfMemoryError"),
 )
