@@ -22,11 +22,16 @@ from train import narrating
 from train.benchmark import write_clip
 from train.compose import FPS, Composition, compose
 from train.data.annotations import AnnotatedVideo, Segment
+from train.data.dialogue_sequence import dialogue_sequence
+from train.data.dialogues import narration_dialogues
 from train.data.encoding import encode
 from train.data.shards import Encoding, ShardWriter, VideoFeatures, write_shard
 from train.evaluation import asking
 from train.evaluation.composed import composed_dialogue, composed_metrics
+from train.evaluation.dialogues import score
+from train.evaluation.feature_stream import FeatureStream
 from train.evaluation.narration import NarrationBench
+from train.metrics.streaming import METRICS, mean_scores
 from videollm import VideoLLM
 from videollm.cli import run
 
@@ -69,6 +74,11 @@ def features(model: VideoLLM, clip: Composition) -> np.ndarray:
     return encode(model.vision_tower, small)
 
 
+def annotated(clip: Composition) -> AnnotatedVideo:
+    segments = tuple(Segment(turn.time, turn.text) for turn in composed_dialogue(clip).turns)
+    return AnnotatedVideo(f"clip-{clip.seed}", segments, len(clip.sights) / FPS, "val")
+
+
 def prepared(
     folder: Path, model: VideoLLM, clips: Sequence[Composition], annotation: list[AnnotatedVideo]
 ) -> str:
@@ -86,15 +96,7 @@ def prepared(
 
 @pytest.fixture(scope="module")
 def narrated(model: VideoLLM, clips: list[Composition], tmp_path_factory: pytest.TempPathFactory) -> str:
-    annotation = [
-        AnnotatedVideo(
-            f"clip-{clip.seed}",
-            tuple(Segment(turn.time, turn.text) for turn in composed_dialogue(clip).turns),
-            len(clip.sights) / FPS,
-            "val",
-        )
-        for clip in clips
-    ]
+    annotation = [annotated(clip) for clip in clips]
     return prepared(tmp_path_factory.mktemp("prepared") / "clips", model, clips, annotation)
 
 
@@ -112,11 +114,16 @@ def test_narration_leaves_figures_table_and_plots(
     summary, results = read(out / "summary.json"), read(out / "results.json")
     assert summary["measured"] == summary["items"] == len(SEEDS) == len(results["rows"])
     dialogues = [dialogue for row in results["rows"].values() for dialogue in row["dialogues"]]
-    # What the command reads from disk, in half precision, is what comes of the clips themselves.
-    known = composed_metrics(model, [(clip, features(model, clip)) for clip in clips])
-    for name, value in known.items():
-        assert summary["figures"][name] == pytest.approx(value, rel=1e-2)
-        assert value == pytest.approx(mean(dialogue["metrics"][name] for dialogue in dialogues), rel=1e-2)
+    # What the command reads from disk is what comes of the clips themselves.
+    stream, known = FeatureStream(model), []
+    for clip in clips:
+        (dialogue,) = narration_dialogues([annotated(clip)], FPS, 40.0)
+        sequence = dialogue_sequence(stream.prompt, dialogue, features(model, clip), FPS)
+        known.append(mean_scores(score(stream, sequence, FPS, model.config.threshold)))
+    for name in METRICS:
+        expected = pytest.approx(mean(scores[name] for scores in known), rel=1e-4)
+        assert summary["figures"][name] == expected
+        assert mean(dialogue["metrics"][name] for dialogue in dialogues) == expected
     assert f"| lm_ppl | {summary['figures']['lm_ppl']:.4g} |" in (out / "table.md").read_text()
     timeline = ElementTree.fromstring((out / "plots" / "clip-0-timeline.svg").read_text())
     told = len(dialogues[0]["true"]) + len(dialogues[0]["said"])
@@ -322,3 +329,16 @@ def test_a_model_that_sees_otherwise_is_refused(
     arguments = ["evaluate", str(tmp_path / "other"), "narration", "--data", narrated]
     assert run([*arguments, "--out", str(tmp_path / "out")]) == 1
     assert "prepare it anew" in capsys.readouterr().err
+
+
+def test_composed_clips_have_the_four_metrics(model: VideoLLM, clips: list[Composition]) -> None:
+    """As routers are compared: by features of the tower, or by what else embeddings come of."""
+    seen = [(clip, features(model, clip)) for clip in clips]
+    metrics = composed_metrics(model, seen)
+    assert metrics.keys() == set(METRICS) and metrics["lm_ppl"] > 1
+    assert 0 <= metrics["fluency"] <= 1 and 0 <= metrics["lm_correctness"] <= 1 and metrics["time_diff"] >= 0
+    embedded = [(clip, model.connector(torch.from_numpy(f).float()).detach().numpy()) for clip, f in seen]
+    assert composed_metrics(model, embedded, lambda frames: frames) == pytest.approx(metrics, rel=1e-4)
+    still = [(clip, f) for clip, f in seen if not clip.happenings]
+    with pytest.raises(ValueError, match="nothing happens"):
+        composed_metrics(model, still)

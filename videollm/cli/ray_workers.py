@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from videollm.cli.errors import CommandError
 
@@ -25,11 +26,14 @@ class Worker(Generic[Task, Result]):
     def _work(self) -> Callable[[Task], Result]:
         return self._make()
 
-    def __call__(self, row: dict[str, Task]) -> dict[str, Result | Exception]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        """Pickled, as all rows: Arrow, which carries them, knows no objects of Python's."""
+        result: Result | Exception
         try:
-            return {"result": self._work(row["task"])}
+            result = self._work(pickle.loads(row["task"]))
         except Exception as error:  # as it is: Ray would wrap it in its own
-            return {"result": error}
+            result = error
+        return {"result": pickle.dumps(result)}
 
 
 def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) -> Iterator[Result]:
@@ -56,9 +60,11 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
     try:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+        rows = ray.data.from_items(
+            [{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)
+        )
         done = rows.map(
-            cast("Callable[[dict[str, Any]], dict[str, Any]]", Worker),
+            Worker,  # type: ignore[arg-type]  # Ray's type knows functions alone
             fn_constructor_args=(make,),
             compute=ray.data.ActorPoolStrategy(
                 size=min(gpus or cpus, len(tasks)), max_tasks_in_flight_per_actor=1
@@ -67,8 +73,9 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
             num_cpus=0 if gpus else 1,
         )
         for row in done.iter_rows():
-            if isinstance(row["result"], Exception):
-                raise row["result"]
-            yield row["result"]
+            result = pickle.loads(row["result"])
+            if isinstance(result, Exception):
+                raise result
+            yield result
     finally:
         ray.shutdown()
