@@ -150,8 +150,8 @@ def test_a_broken_entry_is_named(entries: object, told: str, tmp_path: Path) -> 
 
 
 def test_streaming_bench_counts(tmp_path: Path) -> None:
-    options = ["A.cat", "B.dog", "C.owl", "D.cup"]
-    chosen = {
+    options: Any = ["A.cat", "B.dog", "C.owl", "D.cup"]
+    chosen: dict[str, Any] = {
         "task_type": "Counting",
         "question": "?",
         "time_stamp": "00:01:30",
