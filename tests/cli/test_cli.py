@@ -26,7 +26,7 @@ from videollm.cli.loading import load_session
 from videollm.cli.summarize import clip_names
 from videollm.cli.summary import Clip, Settings, Summary, is_finished, write_summary
 
-COMMANDS = ("narrate", "ask", "summarize", "serve", "calibrate", "dialogues", "doctor", "demo")
+COMMANDS = ("narrate", "ask", "summarize", "serve", "calibrate", "dialogues", "evaluate", "doctor", "demo")
 
 
 def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

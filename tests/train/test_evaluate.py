@@ -75,8 +75,10 @@ def features(model: VideoLLM, clip: Composition) -> np.ndarray:
 
 
 def annotated(clip: Composition) -> AnnotatedVideo:
-    segments = tuple(Segment(turn.time, turn.text) for turn in composed_dialogue(clip).turns)
-    return AnnotatedVideo(f"clip-{clip.seed}", segments, len(clip.sights) / FPS, "val")
+    """What happens lasts to the clip's end, so that all of it is watched."""
+    end = len(clip.sights) / FPS
+    segments = tuple(Segment(turn.time, turn.text, end) for turn in composed_dialogue(clip).turns)
+    return AnnotatedVideo(f"clip-{clip.seed}", segments, end, "val")
 
 
 def prepared(

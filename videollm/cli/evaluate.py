@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from train.evaluation.bench import Bench
     from videollm import VideoLLM
 
+LIBRARIES = ("rapidfuzz", "sacrebleu", "rouge_score")
 SHOWN = 4  # figures beside the progress bar
 
 
@@ -94,6 +96,10 @@ def evaluate(
     videollm evaluate pocket ovo-bench --data ovo_bench_new.json --videos OVO/src_videos
     """
     refuse_namesake()
+    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise CommandError(
+            f"{', '.join(missing)} is not installed; install it with: pip install videollm[evaluate]"
+        )
     if not data.exists():
         raise CommandError(f"there is no {data}; --data names what BENCH is measured on")
     loaded = load_for_figures(model, device)
