@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -47,11 +47,25 @@ class KeptPlaces:
 
 
 @contextmanager
-def watched(model: nn.Module, kept: KeptShares | KeptPlaces) -> Iterator[None]:
-    """Tells what the model's routers let run."""
+def kept_shares(model: nn.Module) -> Iterator[KeptShares]:
+    """Watches the model's routers."""
+    shares = KeptShares()
+    with _watched(model, shares.add):
+        yield shares
 
+
+@contextmanager
+def kept_places(model: nn.Module) -> Iterator[KeptPlaces]:
+    """Watches the model's routers."""
+    places = KeptPlaces()
+    with _watched(model, places.add):
+        yield places
+
+
+@contextmanager
+def _watched(model: nn.Module, told: Callable[[int, Routing], None]) -> Iterator[None]:
     def watch(layer: int, module: nn.Module, inputs: Any, routing: Routing) -> None:
-        kept.add(layer, routing)
+        told(layer, routing)
 
     hooks = [
         module.register_forward_hook(partial(watch, module.layer_idx))

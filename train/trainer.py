@@ -34,7 +34,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from train.kept import KeptShares, watched
+from train.kept import kept_shares
 from train.objective import PARTS, Objective
 from train.precision import mixed_precision
 from train.sequences import IGNORED, Sequence, deal, pack
@@ -257,8 +257,7 @@ class StageTrainer(transformers.Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The held-out loss, the share of tokens that routers keep, and a sample of what is said."""
         assert self.held_out is not None
-        kept = KeptShares()
-        with watched(self.objective, kept):
+        with kept_shares(self.objective) as kept:
             metrics = super().evaluate(*args, **kwargs)
         shares = {f"kept_layer_{layer}": share for layer, share in kept.by_layer().items()}
         with self.accelerator.autocast():

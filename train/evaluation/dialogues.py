@@ -14,6 +14,8 @@ from train.metrics.streaming import TurnScore
 from train.sequences import IGNORED, Sequence
 from videollm.prompt import Prompt
 
+NONE = torch.zeros(0, dtype=torch.bool)  # no frame ends
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -44,30 +46,25 @@ def score(stream: FeatureStream, sequence: Sequence, fps: float, threshold: floa
     said, one fewer than the turn's own, to see how late it speaks: early and late are looked for equally far.
     ValueError for a sequence that the context has no room for.
     """
-    prompt, scores = stream.prompt, []
-    turns, rest = turns_of(sequence, prompt)
-    longest = len(sequence.ids)
-    if longest > stream.cache.context:
-        raise ValueError(
-            f"a dialogue of {longest} tokens, and the model's context has {stream.cache.context}"
-        )
+    interval, scores, tokens = stream.prompt.interval, [], len(sequence.ids)
+    if tokens > stream.cache.context:
+        raise ValueError(f"a dialogue of {tokens} tokens, and the model's context has {stream.cache.context}")
+    turns, rest = turns_of(sequence, stream.prompt)
     stream.reset()
     following = [turn.pictures for turn in turns[1:]] + [rest]
     for turn, upcoming in zip(turns, following, strict=True):
         targets = torch.tensor(turn.targets)
-        split = len(turn.frames)
-        ends = (targets[:split] != IGNORED).nonzero().flatten()
-        ends = ends[torch.isin(ends, stream.frame_ends(turn.frames))] if split else ends
-        words = split + (targets[split:] != IGNORED).nonzero().flatten()
-        spoke, later, narrates = torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool), False
-        if split:
+        at_frames, at_words = targets.tensor_split([len(turn.frames)])
+        ends, words = ((part != IGNORED).nonzero().flatten() for part in (at_frames, at_words))
+        spoke, later, narrates = NONE, NONE, False
+        if turn.frames:
             logits = stream.read(turn.frames, turn.pictures, ends)
-            spoke = streaming.speaks(logits, prompt.interval, threshold)
-            narrates = len(ends) > 0 and int(targets[ends[-1]]) != prompt.interval
+            spoke = streaming.speaks(logits, interval, threshold)
+            narrates = len(ends) > 0 and int(at_frames[ends[-1]]) != interval
             if narrates and not spoke.any():
                 later = _look(stream, upcoming[: len(turn.pictures) - 1], threshold)
-        logits = stream.read(turn.reply, (), words - split)
-        scores.append(_score(logits, targets[words], spoke, later, narrates, fps))
+        logits = stream.read(turn.reply, (), words)
+        scores.append(_score(logits, at_words[words], spoke, later, narrates, fps))
     return scores
 
 
@@ -77,7 +74,7 @@ def _look(stream: FeatureStream, pictures: list[np.ndarray], threshold: float) -
     room = max(0, stream.room) // (1 + len(prompt.frame))
     pictures = pictures[:room]
     if not pictures:
-        return torch.zeros(0, dtype=torch.bool)
+        return NONE
     ids = [prompt.interval, *prompt.frame] * len(pictures)
     logits = stream.read(ids, pictures, stream.frame_ends(ids))
     stream.rewind(len(ids))

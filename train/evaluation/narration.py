@@ -15,7 +15,7 @@ from train.evaluation.bench import Bench, Row
 from train.evaluation.feature_stream import FeatureStream
 from train.evaluation.pictures import frame_url
 from train.evaluation.plots import kept_plot, timeline_plot
-from train.kept import KeptPlaces, watched
+from train.kept import kept_places
 from train.metrics.captions import answers_of, caption_scores
 from train.metrics.streaming import METRICS, mean_scores
 from train.narrating import narrate
@@ -66,8 +66,7 @@ class NarrationBench(Bench):
             scores = dialogues.score(self.stream, sequence, fps, self.threshold)
             model = self.stream.model
             features = torch.from_numpy(lesson.features()).to(model.device, model.dtype)
-            kept = KeptPlaces()
-            with watched(model, kept):
+            with kept_places(model) as kept:
                 said = narrate(model, self.stream.prompt, features, fps)
             found.append(
                 {
