@@ -1,14 +1,15 @@
 """What recall is worth: `python -m train.recall --data FOLDER`.
 
 Composed clips never trained on, strung together to streams several times as long as the context. Of each of
-the early clips one question is asked in three ways: when the clip has just ended, in the words that training
-used; and at the stream's end about then, by its time ("What was in view at 00:17?") or by its thing ("Where
-was the cup?"), with a journal and without. "What came first?" is asked at the end alike.
+the clips of the first minutes one question is asked in three ways: when the clip has just ended, in the words
+that training used; and at the stream's end about then, by its time ("What was in view at 00:17?") or by its
+thing ("Where was the cup?"), with a journal and without. "What came first?" is asked at the end alike.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import tempfile
@@ -32,10 +33,8 @@ from train.language import Question, answers, questions
 from train.media import Media, load_media
 from train.options import Data
 from train.vocabulary import Vocabulary, load_vocabulary
-from videollm.cli.loading import load_session
+from videollm.cli.loading import load_engine
 
-FRAMES = 420  # three and a half minutes: more than two contexts
-EARLY_SHARE = 0.4  # of the stream: forgotten at its end
 TOGETHER = 8
 KINDS = ("in view", "where", "is there", "left")
 
@@ -49,22 +48,19 @@ class Asked:
     later: str
 
 
-def stream(media: Media, seed: int) -> list[Composition]:
-    """Clips of consecutive seeds, `FRAMES` frames or a little more."""
-    clips: list[Composition] = []
-    while sum(len(clip.frames) for clip in clips) < FRAMES:
-        clips.append(compose(media, seed + len(clips)))
-    return clips
+def stream(media: Media, seed: int) -> Iterator[Composition]:
+    """Clips of consecutive seeds, without end."""
+    return (compose(media, seed + number) for number in itertools.count())
 
 
-def early_questions(clips: list[Composition], rng: np.random.Generator) -> Iterator[Asked]:
-    """One of each early clip, at its end, about what is or was in that clip; the kinds take turns."""
-    start = 0
+def questions_of(clips: list[Composition], rng: np.random.Generator) -> Iterator[Asked]:
+    """One of each clip of a stream, at its end, about what is or was in that clip; the kinds take turns. And
+    what came first, of the stream."""
+    start, came = 0, False
     for number, clip in enumerate(clips):
         last = len(clip.frames) - 1
         last -= (start + last) % 2 == 0  # so that the clip is seen to the end of the second that is asked for
-        if start + last > EARLY_SHARE * FRAMES:
-            return
+        time = (start + last) / FPS
         options = {question.kind: question for question in questions(clip, last, rng)}
         # What left, and whether something is not there, is asked of things of this clip alone.
         fitting = [
@@ -72,8 +68,10 @@ def early_questions(clips: list[Composition], rng: np.random.Generator) -> Itera
         ]
         if fitting:
             question = fitting[number % len(fitting)]
-            time = (start + last) / FPS
             yield Asked(time, question, later(question, time))
+        if "first" in options and not came:
+            came = True
+            yield Asked(time, options["first"], options["first"].text)
         start += len(clip.frames)
 
 
@@ -97,62 +95,60 @@ def ask(session: Session, question: str, recalling: bool) -> str:
 def main(
     data: Data,
     streams: Annotated[int, typer.Option(help="so many streams")] = 8,
+    minutes: Annotated[float, typer.Option(help="of a stream")] = 3.5,
+    early: Annotated[float, typer.Option(help="minutes at its beginning that questions are about")] = 1.4,
+    budget: Annotated[str | None, typer.Option(help="of the cache, as `narrate --budget`")] = None,
     model: Annotated[str, typer.Option(help="the model to measure")] = "pocket",
     out: Annotated[Path | None, typer.Option(help="write everything asked and said to this file")] = None,
 ) -> None:
     """Ask about early moments: at once, and at the stream's end with a journal and without."""
+    if early >= minutes:
+        raise typer.BadParameter("the stream is no longer than its beginning", param_hint="--minutes")
     media, vocabulary = load_media(data, "heldout"), load_vocabulary()
-    session = load_session(model, "auto")
+    engine = load_engine(model, "auto", budget)
     rows = []
     for number in track(range(streams), "streams"):
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal") as journal:
-            watched = Session(session.model, journal=journal)
-            rows += _ask_all(watched, media, number, vocabulary)
+            session = Session(engine.model, engine=engine, journal=journal)
+            rows += _ask_all(session, media, number, (minutes, early), vocabulary)
+            engine.leave(session.slot)
     right: Counter[tuple[str, str]] = Counter()
     total: Counter[str] = Counter()
     for row in rows:
         for kind in (row["kind"], "all"):
             total[kind] += 1
             right.update((kind, way) for way, good in row["right"].items() if good)
-    print(f"{machine()['cpu']}; {streams} streams of {FRAMES / FPS:.0f} s\n")
+    print(f"{machine()['cpu']}; {streams} streams of {minutes:g} min, budget {budget or 'none'}\n")
     print("| kind | asked | at once | later, with the journal | later, without |")
     print("| --- | --- | --- | --- | --- |")
-    for kind, count in total.items():
+    for kind, count in sorted(total.items(), key=lambda row: row[1]):
         shares = [f"{right[kind, way] / count:.1%}" for way in ("at once", "recalled", "forgotten")]
         print(f"| {' | '.join([kind, str(count), *shares])} |")
     if out:
         out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _ask_all(session: Session, media: Media, number: int, vocabulary: Vocabulary) -> list[dict]:
+def _ask_all(
+    session: Session, media: Media, number: int, spans: tuple[float, float], vocabulary: Vocabulary
+) -> list[dict]:
+    length, early = (round(60 * span * FPS) for span in spans)  # frames
     clips = stream(media, CLIP_SEED + 1000 * number)
-    rng = np.random.default_rng(number)
-    asked = list(early_questions(clips, rng))
-    first = next(
-        question
-        for clip in clips
-        for question in questions(clip, len(clip.frames) - 1, rng)
-        if question.kind == "first"
-    )
-    came = next(
-        index / FPS for index, sights in enumerate(s for clip in clips for s in clip.sights) if sights
-    )
-    asked.append(Asked(max(came, asked[0].time), first, "What came first?"))
-    frames = [
-        Frame(index / FPS, pixels) for index, pixels in enumerate(p for clip in clips for p in clip.frames)
-    ]
+    begin: list[Composition] = []
+    while sum(len(clip.frames) for clip in begin) < early:
+        begin.append(next(clips))
+    asked = list(questions_of(begin, np.random.default_rng(number)))
+    pixels = (picture for clip in itertools.chain(begin, clips) for picture in clip.frames)
+    frames = (Frame(index / FPS, picture) for index, picture in enumerate(pixels))
     at_once: dict[int, str] = {}
-    ends = sorted({entry.time for entry in asked} | {frames[-1].time})
-    begun = 0
-    for end in ends:
-        due = [frame for frame in frames[begun:] if frame.time <= end]
-        for at in range(0, len(due), TOGETHER):
-            session.step(*due[at : at + TOGETHER])
-        begun += len(due)
+    watched = 0
+    for end in (*sorted({round(entry.time * FPS) + 1 for entry in asked}), length):
+        while watched < end:
+            session.step(*itertools.islice(frames, min(TOGETHER, end - watched)))
+            watched = min(watched + TOGETHER, end)
         at_once |= {
             index: ask(session, entry.then.text, recalling=False)
             for index, entry in enumerate(asked)
-            if entry.time == end
+            if round(entry.time * FPS) + 1 == end
         }
     rows = []
     for index, entry in enumerate(asked):

@@ -65,11 +65,13 @@ class NewModel(Section, frozen=True):
 
 class Part(Section, frozen=True):
     """A folder that `videollm prepare` wrote, or of its videos those of one split, and of these a share: each
-    has its place between 0 and 1 by its name, and those from the first on and before the second are meant."""
+    has its place between 0 and 1 by its name, and those from the first on and before the second are meant.
+    What is said is the annotation's, or that of `dialogues`, a file that `videollm dialogues` wrote."""
 
     folder: Path
     split: str | None = None
     share: tuple[float, float] = (0.0, 1.0)
+    dialogues: Path | None = None
 
     def holds(self, video: AnnotatedVideo) -> bool:
         place = zlib.crc32(video.video.encode()) / 2**32
@@ -123,7 +125,7 @@ class Recipe(Section, frozen=True):
     seed: int = 0
     accumulate: Count = 1
     checkpointing: bool = False
-    precision: Literal["auto", "no", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     save_every: Count = 100
     log_every: Count = 10
     evaluate_every: Count = 200

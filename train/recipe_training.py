@@ -25,6 +25,7 @@ from videollm.files import write_whole
 from videollm.prompt import Prompt
 
 KEPT_RECIPE = "recipe.json"
+PRECISIONS = {"float32": "no", "bf16": "bf16"}  # as accelerate calls them
 HELD_OUT_LESSONS = 100  # at most, evenly chosen
 
 console = Console()
@@ -35,16 +36,15 @@ def train(recipe: Recipe) -> Path:
 
     Raises ValueError, ShardError, CheckpointError and TrainingError, each with one line for people.
     """
-    _keep(recipe)
+    _check_out(recipe)
     torch.manual_seed(recipe.seed)  # every process begins with the same weights
     adapted = _model(recipe.model)
-    precision = mixed_precision() if recipe.precision == "auto" else recipe.precision
     settings = Settings(
         work=recipe.out / "stages",
         seed=recipe.seed,
         accumulate=recipe.accumulate,
         checkpointing=recipe.checkpointing,
-        precision=precision,
+        precision=PRECISIONS.get(recipe.precision) or mixed_precision(),
         save_every=recipe.save_every,
         log_every=recipe.log_every,
         report_to=("tensorboard",) if find_spec("tensorboard") else (),
@@ -56,6 +56,9 @@ def train(recipe: Recipe) -> Path:
     if recipe.data.held_out:
         held_out = _held_out(_lessons(recipe.data.held_out, recipe, config, prompt), recipe, training)
     config.context_tokens = max(config.context_tokens or 0, *(lesson.tokens for lesson in learned))
+    if PartialState().is_main_process:
+        recipe.out.mkdir(parents=True, exist_ok=True)
+        write_whole(recipe.out / KEPT_RECIPE, recipe.learned())
     for stage in recipe.stages:
         steps = stage.steps(len(learned))
         training.run(
@@ -74,14 +77,11 @@ def train(recipe: Recipe) -> Path:
     return _export(training, recipe.out / "model")
 
 
-def _keep(recipe: Recipe) -> None:
+def _check_out(recipe: Recipe) -> None:
     """ValueError where another recipe's training lies in the folder."""
     path = recipe.out / KEPT_RECIPE
     if path.is_file() and path.read_bytes() != recipe.learned():
         raise ValueError(f"{recipe.out} holds the training of another recipe; give another folder as out")
-    if PartialState().is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, recipe.learned())
 
 
 def _model(model: str | NewModel) -> PeftModel:

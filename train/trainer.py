@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -159,9 +160,7 @@ class StageTrainer(transformers.Trainer):
         self.stage, self.prompt, self.held_out = stage, prompt, held_out
         self.folder = settings.work / stage.name
         self.learned = {name for name, weight in objective.named_parameters() if weight.requires_grad}
-        self._right = torch.zeros(
-            len(KINDS), 2
-        )  # of each kind of target, how many are right, and of how many
+        self._right = torch.zeros(len(KINDS), 2)  # how many of each kind are right, and of how many
         arguments = _arguments(stage, settings, held_out)
         super().__init__(
             objective,
@@ -183,6 +182,7 @@ class StageTrainer(transformers.Trainer):
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """accelerate knows an optimizer's parameters by their addresses, and a process that holds no row of a
         small one has no address for it. They are the sharded ones already."""
+        self.accelerator._models.append(objective)  # as its own preparation does
         return objective, self.accelerator.prepare_optimizer(optimizer)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
@@ -208,7 +208,7 @@ class StageTrainer(transformers.Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         loss, said = model(**inputs)
-        if self.is_in_train and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             self._count_right(said, inputs["targets"])
         return loss
 
@@ -260,7 +260,7 @@ class StageTrainer(transformers.Trainer):
         with kept_shares(self.objective) as kept:
             metrics = super().evaluate(*args, **kwargs)
         shares = {f"kept_layer_{layer}": share for layer, share in kept.by_layer().items()}
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), _whole(self.objective):
             sample = self.held_out.sample()
         self.log({**shares, "sample": sample})
         return metrics
@@ -308,6 +308,18 @@ class StageTrainer(transformers.Trainer):
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         """Without accelerate's wrapping."""
         return cast(Any, self.optimizer).optimizer
+
+
+@contextmanager
+def _whole(objective: nn.Module) -> Iterator[None]:
+    """Gathers what is of no decoder layer, so that the model can be called from within; layers gather their
+    own."""
+    if not isinstance(objective, FSDPModule):
+        yield
+        return
+    objective.unshard()
+    yield
+    objective.reshard()
 
 
 class StepRows(Dataset[tuple[list[Sequence], float]]):

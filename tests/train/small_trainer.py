@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
+from train.narrating import narrate
 from train.objective import adapt
 from train.sequences import Sequence
-from train.trainer import DrawnStage, Settings, Training
+from train.trainer import DrawnStage, HeldOut, Settings, Training
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import ConnectorConfig, DepthConfig
 from videollm.routers import ScoringRouter
@@ -66,6 +67,19 @@ def losses(of: Training, stage: DrawnStage) -> list[float]:
     return [logged["loss"] for logged in of.run(stage) if "loss" in logged]
 
 
+def looks(of: Training, stage: DrawnStage) -> tuple[list[float], list[str]]:
+    """The losses of its steps and, once each, held-out ones; and what was said then."""
+    rng = np.random.default_rng(7)
+    features = torch.from_numpy(rng.standard_normal((2, 10, 32), np.float32))
+
+    def sample() -> str:
+        return repr(narrate(of.model, of.prompt, features, 2.0))
+
+    logged = of.run(stage, HeldOut(noise(rng, count=3), 1, sample))
+    found = [entry[name] for name in ("loss", "eval_loss") for entry in logged if name in entry]
+    return found, [entry["sample"] for entry in logged if "sample" in entry]
+
+
 def weights(of: Training) -> dict[str, Tensor]:
     """What is trained, whole, wherever its parts lie."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -80,12 +94,12 @@ def main(router: str, out: Path) -> None:
         PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
         AcceleratorState._reset_state = staticmethod(lambda reset_partial_state=False: None)
     training = small_training(out.parent, router)
-    found = [losses(training, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
+    found = [looks(training, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
     learned = weights(training)
     assert PartialState().num_processes == 2
     if PartialState().is_main_process:
         sharded = isinstance(training.objective, FSDPModule)
-        torch.save({"losses": found, "weights": learned, "sharded": sharded}, out)
+        torch.save({"looks": found, "weights": learned, "sharded": sharded}, out)
     torch.distributed.destroy_process_group()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_trainer import GROUPS, losses, noise, small_training, weights
+from small_trainer import GROUPS, looks, losses, noise, small_training, weights
 from torch import Tensor
 
 from train.export import export
@@ -170,7 +170,7 @@ def test_what_is_exported_loads_as_it_was_trained(tmp_path: Path) -> None:
 def test_two_processes_learn_what_one_does(tmp_path: Path, sharded: bool, router: str) -> None:
     """Their rows hold different numbers of frames, and keep different numbers of tokens."""
     alone = small_training(tmp_path / "alone", router, accumulate=2)
-    expected = [losses(alone, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
+    expected = [looks(alone, DrawnStage(name, 2, noise)) for name in ("naming", "clips")]
 
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
@@ -190,6 +190,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, sharded: bool, router
     assert done.returncode == 0, done.stderr
     together = torch.load(out)
     assert together["sharded"] == sharded
-    for found, stage in zip(together["losses"], expected, strict=True):
-        assert found == pytest.approx(stage, abs=1e-5)
+    for (found, said), (losses_alone, said_alone) in zip(together["looks"], expected, strict=True):
+        assert found == pytest.approx(losses_alone, abs=1e-5)
+        assert said == said_alone and "narration" in said[0]
     check_equal(together["weights"], weights(alone))

@@ -9,7 +9,7 @@ import numpy as np
 
 from train.data.annotations import Dialogue, Skipped
 from train.data.dialogue_sequence import dialogue_sequence, frame_range
-from train.data.dialogues import question_dialogues
+from train.data.dialogues import question_dialogues, read_dialogues
 from train.data.shards import Shards
 from train.recipe import Part
 from train.sequences import LossWeights, Sequence
@@ -54,8 +54,8 @@ def lessons(
 ) -> list[Lesson]:
     """Those of prepared folders' parts. What can't be learned from is counted in `skipped`.
 
-    Raises ShardError for a folder that isn't prepared, ValueError for one that was prepared for another
-    model, and where nothing is left.
+    Raises ShardError for a folder that isn't prepared, OSError and ValueError for dialogues that can't be
+    read, ValueError for a folder that was prepared for another model, and where nothing is left.
     """
     found = []
     for part in parts:
@@ -68,7 +68,12 @@ def lessons(
                 f"{part.folder} holds no annotated video of split {part.split!r} and share {part.share}; "
                 f"its splits are: {splits}"
             )
-        dialogues = question_dialogues(videos, shards.fps, cut.seconds, cut.questions, cut.seed)
+        if part.dialogues is None:
+            skipped.update(shards.skipped)
+            dialogues = question_dialogues(videos, shards.fps, cut.seconds, cut.questions, cut.seed)
+        else:
+            names = {video.video for video in videos}
+            dialogues = [each for each in read_dialogues(part.dialogues) if each.video in names]
         made = (_lesson(shards, dialogue, config, prompt, skipped) for dialogue in dialogues)
         found += [lesson for lesson in made if lesson is not None]
     if not found:

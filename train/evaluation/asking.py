@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from train.data.annotations import AnnotatedVideo, Dialogue
@@ -13,7 +14,7 @@ from train.data.shards import Shards
 from train.evaluation.feature_stream import FeatureStream
 from videollm.modeling import VideoLLM
 
-ANSWER_TOKENS = 512
+ANSWER_TOKENS = 256  # a numbered list of twenty actions and more
 
 
 class Asker:
@@ -29,24 +30,30 @@ class Asker:
         """What the model answers to the dialogue's question behind its frames: greedily at first, then drawn
         from what it would say. Of frames that the context has no room for, the last remain."""
         stream, prompt = self.stream, self.stream.prompt
-        frames = frame_range(dialogue, self.shards.fps)
-        first = min(
-            frames.start, self.shards.frames(dialogue.video) - 1
-        )  # a part may be shorter than a frame
-        features = self.shards.features(dialogue.video, first, max(frames.stop, first + 1))
         words = prompt.ask(dialogue.turns[0].text, after_frame=True)
-        room = stream.cache.context - len(prompt.start) - len(words) - ANSWER_TOKENS // 2
-        features = features[-max(1, room // (1 + len(prompt.frame))) :]
+        room = stream.cache.context - len(prompt.start) - len(words) - ANSWER_TOKENS
+        features = self._features(dialogue)[-max(1, room // (1 + len(prompt.frame))) :]
         ids = list(prompt.start)
         for index in range(len(features)):
             ids += [*([prompt.interval] if index else []), *prompt.frame]
+        ids += words
+        stream.reset()
+        logits = stream.read(ids, features, torch.tensor([len(ids) - 1]))  # [1, vocabulary]
+        asked = stream.cache.state(0)
         draw = torch.Generator().manual_seed(seed)
         answers = []
         for number in range(count):
-            stream.reset()
-            said = stream.say([*ids, *words], features, ANSWER_TOKENS, draw if number else None)
+            if number:
+                stream.cache.load(0, asked)
+            said = stream.say(logits, ANSWER_TOKENS, draw if number else None)
             answers.append(stream.text(said))
         return answers
+
+    def _features(self, dialogue: Dialogue) -> np.ndarray:
+        """Those of the dialogue's part, float16 [frames, tokens, dim]; of a part shorter than a frame one."""
+        frames = frame_range(dialogue, self.shards.fps)
+        first = min(frames.start, self.shards.frames(dialogue.video) - 1)
+        return self.shards.features(dialogue.video, first, max(frames.stop, first + 1))
 
 
 def of_split(shards: Shards, split: str | None) -> list[AnnotatedVideo]:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream.session import MAX_REPLY_TOKENS
 from videollm.layer_budget import LayerBudgetCache
 from videollm.modeling import VideoLLM
 from videollm.prompt import Prompt
@@ -63,25 +62,17 @@ class FeatureStream:
         places = torch.tensor([token == self.prompt.frame[0] for token in ids]).nonzero().flatten()
         return places[len(self.prompt.frame) - 1 :: len(self.prompt.frame)]
 
-    def say(
-        self,
-        ids: Sequence[int],
-        features: Sequence[np.ndarray] | np.ndarray = (),
-        most: int = MAX_REPLY_TOKENS,
-        draw: torch.Generator | None = None,
-    ) -> list[int]:
-        """Read, and let the model speak to its end-of-text token or up to `most` tokens: greedily, or drawn
-        from what it would say. The end token itself is not read."""
-        logits = self.read(ids, features, torch.tensor([len(ids) - 1]))
+    def say(self, logits: Tensor, most: int, draw: torch.Generator | None = None) -> list[int]:
+        """What the model says behind what it has read, whose last token's `logits` are [1, vocabulary], up to
+        its end-of-text token, to `most` tokens or to the context's end: greedily, or drawn from what it would
+        say."""
         said: list[int] = []
         while len(said) < most and self.room > 0:
-            token = int(
-                logits[-1].argmax() if draw is None else logits[-1].softmax(-1).multinomial(1, generator=draw)
-            )
-            if token == self.prompt.eos:
+            chosen = logits[-1].argmax() if draw is None else logits[-1].softmax(-1).multinomial(1, generator=draw)
+            if int(chosen) == self.prompt.eos:
                 break
-            said.append(token)
-            logits = self.read([token], (), torch.tensor([0]))
+            said.append(int(chosen))
+            logits = self.read(said[-1:], (), torch.tensor([0]))
         return said
 
     def text(self, said: list[int]) -> str:

@@ -31,9 +31,9 @@ from videollm.cli.train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-WORK = (narrate, ask, summarize, serve)
-MAKE = (calibrate, prepare, dialogues, train, evaluate, convert)
-for command in (*WORK, *MAKE, doctor, demo):
+SPEAKING = (narrate, ask, summarize, serve)
+LEARNING = (calibrate, prepare, dialogues, train, evaluate, convert)
+for command in (*SPEAKING, *LEARNING, doctor, demo):
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)

@@ -41,4 +41,5 @@ def train(
             out = recipe_training.train(read_recipe(recipe))
     except ValueError as error:
         raise CommandError(str(error)) from error
-    Console(stderr=True).print(f"the model is in {out}; try it: videollm narrate CLIP --model {out}")
+    told = f"the model is in {out}; try it: videollm narrate CLIP --model {out}"
+    Console(stderr=True).print(told, soft_wrap=True, highlight=False, markup=False)

@@ -71,7 +71,7 @@ def write_recipe(folder: Path, out: str = "out", **changed: Any) -> Path:
             "held_out": [{"folder": str(folder / "clips"), "split": "val"}],
         },
         "stages": [{"name": "clips", "epochs": 8, "sequences": 3, "rates": rates}],
-        "precision": "no",
+        "precision": "float32",
         "save_every": 10,
         "log_every": 1,
         "evaluate_every": 12,
