@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data.annotations import AnnotatedVideo, Segment, Skipped
+from train.data.preparation import VideoFiles
 from train.data.readers import READERS, read_annotation
 from train.data.readers.coin import task_in_words
 from train.data.segments import SLACK, sound
@@ -274,6 +275,22 @@ def test_keysteps_are_read_by_take(tmp_path: Path) -> None:
     (video,) = read_annotation("egoexo4d-keysteps", written(tmp_path, KEYSTEPS), Skipped())
     steps = (Segment(0.85, "Unbox package", 33.2),)
     assert video == AnnotatedVideo("georgiatech_covid_07_6", steps, task="Covid-19 Rapid Antigen Test")
+
+
+def test_a_take_is_its_ego_view(tmp_path: Path) -> None:
+    small = tmp_path / "takes/cmu_bike01_4/frame_aligned_videos/downscaled/448/aria01_214-1.mp4"
+    other = tmp_path / "takes/sfu_cooking_1/frame_aligned_videos/aria01_214-1.mp4"
+    for clip in (small, other, small.with_name("cam01.mp4"), small.with_name("aria01_1201-1.mp4")):
+        clip.parent.mkdir(parents=True, exist_ok=True)
+        clip.touch()
+    for folder in (tmp_path, tmp_path / "takes"):
+        assert VideoFiles(folder).find("cmu_bike01_4") == small
+        assert VideoFiles(folder).find("sfu_cooking_1") == other
+    full = small.parents[2] / small.name
+    full.touch()
+    assert VideoFiles(tmp_path).find("cmu_bike01_4") == full
+    with pytest.raises(LookupError, match="several files"):
+        VideoFiles(tmp_path).find("aria01_214-1")
 
 
 def test_epic_kitchens_is_read_by_video(tmp_path: Path) -> None:

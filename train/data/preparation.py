@@ -12,6 +12,7 @@ from stream.sources import SourceError, open_source
 from stream.sources.opening import CLIP_SUFFIXES
 from train.data.annotations import AnnotatedVideo
 from train.data.encoding import Job, Made
+from train.data.readers.egoexo4d import take_of
 from train.data.shards import ShardWriter
 
 SHARD_BYTES = 2**26  # minutes of encoding, which is what a kill costs
@@ -20,16 +21,22 @@ UNKNOWN_SECONDS = 600.0  # of a file that does not say how long it is
 
 
 class VideoFiles:
-    """The clips in a folder and below it, found by the names that annotations call them."""
+    """The clips in a folder and below it, found by the names that annotations call them.
+
+    A take of Ego-Exo4D is its ego view, the one of full size where a downscaled one lies beside it.
+    """
 
     def __init__(self, folder: Path) -> None:
         by_name: dict[str, list[Path]] = defaultdict(list)
+        takes: dict[str, Path] = {}
         for file in sorted(folder.rglob("*")):
             if file.suffix.lower() in CLIP_SUFFIXES and file.is_file():
                 inside = file.relative_to(folder)
                 for name in {file.stem, file.name, str(inside), str(inside.with_suffix(""))}:
                     by_name[name].append(file)
-        self._by_name = dict(by_name)
+                if take := take_of(inside):
+                    takes.setdefault(take, file)  # sorted, so the full size comes first
+        self._by_name = {take: [file] for take, file in takes.items()} | by_name
 
     def find(self, video: str) -> Path:
         """The file of that stem, name or path in the folder. LookupError where there is none, or several."""

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from train.data.annotations import AnnotatedVideo, Skipped
+from train.data.segments import sound
 from videollm.files import write_whole
 
 INDEX = "index.json"
@@ -252,9 +253,7 @@ class Shards:
             if video.video not in self._entries:
                 continue
             duration = self.duration(video.video)
-            inside = tuple(segment for segment in video.segments if segment.start < duration)
-            for segment in video.segments[len(inside) :]:  # they are by start
-                self.skipped.add("segment beyond the video's end", f"{video.video} at {segment.start:g} s")
+            inside = sound(video.segments, video.video, duration, self.skipped)
             prepared.append(replace(video, segments=inside, duration=duration))
         return prepared
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.table import Table
 from rich.text import Text
 
+from train.data.readers import READERS, read_annotation
 from videollm.cli import options
 from videollm.cli.errors import CommandError, complain
 from videollm.cli.loading import MAX_SIDE, absolute, pick_device, quieten_transformers, refuse_namesake
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="The annotation's kind.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="DATASET", help=f"The annotation's kind: {', '.join(READERS)}.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to fill.", show_default=False)],
     annotation: Annotated[
@@ -55,7 +59,7 @@ def prepare(
 
     \b
     Examples:
-    videollm prepare ego4d ego4d-2fps --annotation narration.json --videos ego4d/full_scale
+    videollm prepare ego4d-narrations ego4d-2fps --annotation narration.json --videos ego4d/full_scale
     videollm prepare coin coin-2fps --annotation COIN.json --videos coin/videos --ray auto
     """
     if not videos.is_dir():
@@ -65,7 +69,6 @@ def prepare(
     from train.data.annotations import Skipped
     from train.data.encoding import bytes_of_frame
     from train.data.preparation import MISSING, VideoFiles, carry_out, plan
-    from train.data.readers import read_annotation
     from train.data.shards import Encoding, Shards, ShardWriter
     from videollm.checkpoints import load_vision_tower
 

@@ -15,6 +15,7 @@ from train.data.readers.decoding import Name, decode_file, once_each
 from train.data.segments import sound
 
 TAKES = "takes.json"
+EGO_VIEW = "_214-1"  # the glasses' colour camera: takes/<take_name>/frame_aligned_videos/aria01_214-1.mp4
 _NO = (False, "0", "false")  # the release writes flags in both ways
 
 
@@ -97,6 +98,14 @@ def read_keysteps(path: Path, skipped: Skipped) -> list[AnnotatedVideo]:
         else:
             skipped.add("video without keysteps", take.take_name)
     return videos
+
+
+def take_of(clip: Path) -> str | None:
+    """The name of the take whose ego view a clip of the release is, in any size; None for other clips."""
+    folders = clip.parent.parts
+    if not clip.stem.endswith(EGO_VIEW) or "frame_aligned_videos" not in folders[1:]:
+        return None
+    return folders[folders.index("frame_aligned_videos", 1) - 1]
 
 
 def _takes(annotation: Path) -> dict[str, Take]:
