@@ -193,3 +193,21 @@ def test_a_dialogue_longer_than_the_context_is_an_error() -> None:
     )
     with pytest.raises(ValueError, match="context has 64"):
         dialogues.score(stream, sequence, 2.0, 0.7)
+
+
+def test_a_stream_goes_on_from_what_was_asked() -> None:
+    """Greedy answers are the same from a loaded state, and drawn ones by their seed."""
+    stream = FeatureStream(small_model())
+    frames = np.random.default_rng(0).standard_normal((2, 10, 32)).astype(np.float32)
+    ids = [*stream.prompt.start, *stream.prompt.frame, stream.prompt.interval, *stream.prompt.frame]
+    ids += stream.prompt.ask("What?", after_frame=True)
+    logits = stream.read(ids, frames, torch.tensor([len(ids) - 1]))
+    asked = stream.cache.state(0)
+    first = stream.say(logits, 5)
+    stream.cache.load(0, asked)
+    assert stream.say(logits, 5) == first and len(first) == 5
+    drawn = []
+    for seed in (1, 1, 2):
+        stream.cache.load(0, asked)
+        drawn.append(stream.say(logits, 5, torch.Generator().manual_seed(seed)))
+    assert drawn[0] == drawn[1] != drawn[2]

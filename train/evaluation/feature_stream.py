@@ -68,7 +68,9 @@ class FeatureStream:
         say."""
         said: list[int] = []
         while len(said) < most and self.room > 0:
-            chosen = logits[-1].argmax() if draw is None else logits[-1].softmax(-1).multinomial(1, generator=draw)
+            chosen = (
+                logits[-1].argmax() if draw is None else logits[-1].softmax(-1).multinomial(1, generator=draw)
+            )
             if int(chosen) == self.prompt.eos:
                 break
             said.append(int(chosen))
