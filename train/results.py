@@ -18,7 +18,7 @@ class Results:
 
     def __init__(self, path: Path | None, settings: dict[str, Any], machine: dict[str, Any]) -> None:
         self._path = path
-        self._facts = {"machine": machine, "settings": settings}
+        self.facts = {"machine": machine, "settings": settings}
         self.rows: dict[str, dict[str, Any]] = {}
         if path is None or not path.is_file():
             return
@@ -39,5 +39,5 @@ class Results:
         self.rows[name] = row
         if self._path is None:
             return
-        text = json.dumps(self._facts | {"rows": self.rows}, indent=1) + "\n"
+        text = json.dumps(self.facts | {"rows": self.rows}, indent=1) + "\n"
         write_whole(self._path, text.encode())

@@ -2,7 +2,8 @@
 
 Every router, once a seed, is trained from nothing on the same lessons for the same number of steps, fewer
 than the default model's, and measured on composed clips never trained on: the loss of what is to be said and
-kept silent about, and the narration of a session. What was measured is kept: a stopped run goes on.
+kept silent about, VideoLLM-online's four metrics, and the narration of a session. What was measured is kept:
+a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import time
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ from train.benchmark import watch
 from train.classifier import classify
 from train.compose import FPS, Composition, compose
 from train.data.encoding import encode
+from train.evaluation.composed import composed_metrics
 from train.export import export
 from train.features import NO_FRAMES, ClipFeatures
 from train.lessons import Lessons
 from train.material import Material, prepare, vision_tower
 from train.media import load_media
+from train.metrics.streaming import METRICS
 from train.objective import adapt
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.pocket import new_model
@@ -38,8 +41,10 @@ from train.scoring import NarrationScore
 from train.sequences import clip_sequence
 from train.trainer import DrawnStage, Settings, Training
 from train.vocabulary import load_vocabulary
+from videollm import VideoLLM
 from videollm.cli.loading import load_session
 from videollm.configuration import DepthConfig
+from videollm.connector import ClassNameConnector
 from videollm.files import write_whole
 
 ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
@@ -72,7 +77,7 @@ def measure(
     material: Material,
     clips: list[tuple[Composition, ClipFeatures]],
     work: Path,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train one model and score it; what training wrote is removed again."""
     torch.manual_seed(seed)
     work.mkdir(parents=True, exist_ok=True)
@@ -92,17 +97,24 @@ def measure(
     session, score = load_session(str(work / "model"), "cpu"), NarrationScore()
     for clip, _ in track(clips[:NARRATED_CLIPS], "narrating"):
         score.add(clip.happenings, watch(session, clip.frames), load_vocabulary())
+    model = VideoLLM.from_pretrained(work / "model")
+    metrics = composed_metrics(
+        model,
+        [(features.clip, features.features) for _, features in clips],
+        cast(ClassNameConnector, model.connector).speak,
+    )
     shutil.rmtree(work)
-    return {"loss": mean(losses), "training_seconds": seconds, **score.row()}
+    return {"loss": mean(losses), "training_seconds": seconds, **score.row(), "metrics": metrics}
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> Table:
-    columns = ("loss", "named", "narrated", "time_diff", "false_per_event", "training_seconds")
+def table(results: dict[str, list[dict[str, Any]]]) -> Table:
+    """Means and spreads over seeds. TimeDiff is that of the four metrics, teacher-forced."""
+    columns = ("loss", "named", "narrated", "false_per_event", "training_seconds", *METRICS)
     shown = Table("router", "seeds", *columns)
     for router, runs in results.items():
         cells = []
         for column in columns:
-            values = [run[column] for run in runs]
+            values = [run["metrics"][column] if column in METRICS else run[column] for run in runs]
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.3f}{spread}")
         shown.add_row(router, str(len(runs)), *cells)

@@ -34,6 +34,8 @@ COMMANDS = (
     "calibrate",
     "prepare",
     "dialogues",
+    "train",
+    "evaluate",
     "doctor",
     "demo",
 )

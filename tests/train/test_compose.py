@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
-from PIL import Image
+from small_media import small_media
 
 from stream.frames import Event
 from train.compose import FPS, KINDS, SIZE, SPACING, Composition, Happening, compose
 from train.features import ClipFeatures, join
 from train.language import Question, answers, narration, questions
-from train.media import CutOut, Footage, Media, Photograph
+from train.media import Media, Photograph
 from train.scoring import NarrationScore, tells
 from train.sequences import IGNORED, by_frame
 from train.vocabulary import load_vocabulary
 
-NAMES = {"wild cat": "chelsea", "cup": "coffee", "person": "astronaut", "camera": "camera", "coin": "coins"}
 SEEDS = range(12)
-
-
-def photograph(name: str, picture: str) -> Photograph:
-    file = io.BytesIO()
-    Image.fromarray(getattr(skimage.data, picture)()).convert("RGB").save(file, "JPEG")
-    return Photograph(name, picture, file.getvalue())
 
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
-    """Photographs of scikit-image, and cut-outs made of two of them."""
-    folder = tmp_path_factory.mktemp("stamps")
-    cutouts = []
-    for name, picture in (("soccer ball", "coins"), ("globe", "hubble_deep_field"), ("tiger", "chelsea")):
-        pixels = np.array(
-            Image.fromarray(getattr(skimage.data, picture)()).convert("RGBA").resize((120, 120))
-        )
-        y, x = np.ogrid[:120, :120]
-        pixels[..., 3] = np.where((x - 60) ** 2 + (y - 60) ** 2 < 55**2, 255, 0)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-        cutouts.append(CutOut(name, folder / f"{name}.png"))
-    clip = Path(__file__).parents[2] / "assets" / "sample.mp4"
-    return Media(
-        photographs=[photograph(name, picture) for name, picture in NAMES.items()],
-        cutouts=cutouts,
-        footage=[Footage("bottle", clip.read_bytes())],
-        textures=[np.stack([skimage.data.brick()] * 3, axis=2)],
-    )
+    return small_media(tmp_path_factory.mktemp("stamps"))
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def lessons(
     found = []
     for part in parts:
         shards = Shards(part.folder)
-        _check_fits(shards, config)
+        check_fits(shards, config)
         videos = [video for video in shards.annotation if part.holds(video)]
         if not videos:
             splits = ", ".join(sorted({video.split or "(none)" for video in shards.annotation}))
@@ -81,7 +81,8 @@ def lessons(
     return found
 
 
-def _check_fits(shards: Shards, config: VideoLLMConfig) -> None:
+def check_fits(shards: Shards, config: VideoLLMConfig) -> None:
+    """ValueError for a folder that was prepared for a model that sees otherwise."""
     seen = shards.vision, shards.size, shards.fps
     sees = config.vision_name, config.vision_config.image_size, config.fps
     if seen != sees:

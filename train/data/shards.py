@@ -236,7 +236,7 @@ class Shards:
         try:
             with safe_open(path, "np") as shard:
                 part: np.ndarray = shard.get_slice(f"{kind}/{entry.name}")[
-                    start : entry.frames if stop is None else stop
+                    start : entry.frames if stop is None else min(stop, entry.frames)
                 ]
         except (SafetensorError, FileNotFoundError) as error:
             raise ShardError(f"{path} is cut short or missing; {AGAIN}") from error

@@ -21,6 +21,7 @@ from videollm.cli.demo import demo
 from videollm.cli.dialogues import dialogues
 from videollm.cli.doctor import doctor
 from videollm.cli.errors import complain, describe, explained
+from videollm.cli.evaluate import evaluate
 from videollm.cli.narrate import narrate
 from videollm.cli.prepare import prepare
 from videollm.cli.serve import serve
@@ -30,8 +31,9 @@ from videollm.cli.train import train
 __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
-COMMANDS = (narrate, ask, summarize, serve, calibrate, prepare, dialogues, train, doctor, convert, demo)
-for command in COMMANDS:
+SPEAKING = (narrate, ask, summarize, serve)
+LEARNING = (calibrate, prepare, dialogues, train, evaluate, convert)
+for command in (*SPEAKING, *LEARNING, doctor, demo):
     app.command()(command)
 for command in (cache, rope, memory):
     bench.command()(command)

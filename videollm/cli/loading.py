@@ -88,17 +88,26 @@ def load_engine(model: str, device: str, budget: str | None = None, slots: int =
 
 def load_model(model: str, device: str) -> VideoLLM:
     """Load the model onto the device, ready for inference. Raises as `load_session` does."""
+    loaded = load_for_figures(model, device)
+    from videollm.inference import prepare_for_inference
+
+    with Console(stderr=True).status(f"preparing {escape(model)}"):
+        return prepare_for_inference(loaded)
+
+
+def load_for_figures(model: str, device: str) -> VideoLLM:
+    """Load the model onto the device in the precision that it was saved in, not made faster. Raises as
+    `load_session` does."""
     refuse_namesake()
     chosen = pick_device(device)
     quieten_transformers()
     from videollm import VideoLLM
-    from videollm.inference import prepare_for_inference
 
     with Console(stderr=True).status(f"loading {escape(model)}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers, none of the user's
         loaded = VideoLLM.from_pretrained(model)
         loaded.to(device=chosen)  # type: ignore[call-arg]  # transformers wraps the method without its own type
-        return prepare_for_inference(loaded)
+        return loaded
 
 
 def absolute(model: str) -> str:

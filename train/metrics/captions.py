@@ -1,0 +1,46 @@
+"""How near sentences come to true ones: BLEU-4 and chrF of sacrebleu, ROUGE-L of rouge-score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from train.scoring import EARLY, WINDOW
+
+Timed = Sequence[Any]  # seconds, text
+SHORTEST = 0.1  # seconds that a moment is listened for
+
+
+def caption_scores(said: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+    """BLEU-4 and chrF of the corpus and the mean F-measure of ROUGE-L, each of 100; a sentence that was not
+    said is empty. ValueError where there is nothing to score."""
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU, CHRF
+
+    if not true or len(said) != len(true):
+        raise ValueError(f"{len(said)} sentences said, {len(true)} true ones")
+    rouge = RougeScorer(["rougeL"])
+    return {
+        "bleu_4": BLEU().corpus_score(list(said), [list(true)]).score,
+        "chrf": CHRF().corpus_score(list(said), [list(true)]).score,
+        "rouge_l": 100
+        * sum(rouge.score(t, s)["rougeL"].fmeasure for s, t in zip(said, true, strict=True))
+        / len(true),
+    }
+
+
+def answers_of(true: Sequence[Timed], said: Sequence[Timed]) -> tuple[list[str], int]:
+    """What answers each true narration, empty where nothing does, and how many answer none.
+
+    One answers the latest moment before it, from `EARLY` seconds before that moment to `WINDOW` after, as
+    `train.scoring` has it; the first one counts.
+    """
+    free, answers = list(said), []
+    for index, (moment, _) in enumerate(true):
+        following = true[index + 1][0] - EARLY if index + 1 < len(true) else float("inf")
+        end = max(min(moment + WINDOW, following), moment + SHORTEST)
+        answer = next((event for event in free if moment - EARLY <= event[0] < end), None)
+        if answer is not None:
+            free.remove(answer)
+        answers.append("" if answer is None else answer[1])
+    return answers, len(free)
