@@ -263,7 +263,9 @@ class LiveSession(Stream):
                     )
                 )
             elif isinstance(event, JournalNotice):
-                self._notice(NoticeCode.JOURNAL_CHANGED, event.time, event.text)
+                assert self._journals is not None
+                text = event.text.replace(f"{self._journals.folder}/", "")  # no client's business
+                self._notice(NoticeCode.JOURNAL_CHANGED, event.time, text)
             elif event.kind == "notice":
                 self._notice(NoticeCode.CONTEXT_FULL, event.time, event.text)
         self._asked = None

@@ -49,7 +49,7 @@ def said(dialogue: Dialogue) -> list[tuple[float, str, str]]:
 
 def test_a_narration_is_said_at_the_first_frame_at_or_after_its_time() -> None:
     (dialogue,) = narration_dialogues([COOKING], fps=2, window=60)
-    assert (dialogue.video, dialogue.start, dialogue.end) == ("cooking", 1.5, 8.5)
+    assert (dialogue.video, dialogue.start, dialogue.end) == ("cooking", 0.0, 8.5)
     assert said(dialogue) == [
         (1.5, "assistant", "C opens the fridge."),
         (3.0, "assistant", "C takes an egg."),

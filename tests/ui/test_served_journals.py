@@ -254,6 +254,22 @@ def test_on_a_full_disk_the_stream_goes_on_and_says_so(server: Running, tmp_path
     assert client.heard[-1]["figures"]["narrations"] == index + 1
 
 
+def test_where_the_server_keeps_its_journals_is_not_told(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(journal: Journal, *_: Any) -> None:
+        raise JournalError(f"{journal.path} is damaged")
+
+    monkeypatch.setattr(session, "recall", broken)
+    with server.start(**SILENT) as client:
+        client.send(0, 0)
+        client.say("question", id="1", text="What was in view?")
+        client.hear("answer")
+        (notice,) = of_type(client.heard, "notice")
+        assert notice["text"] == f"{client.started['session_id']}.db is damaged"
+        client.end()
+
+
 def test_a_slow_disk_holds_up_no_other_message(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     record, writing = Journal.record, threading.Event()
 

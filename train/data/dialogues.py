@@ -35,8 +35,9 @@ def narration_dialogues(videos: Iterable[AnnotatedVideo], fps: float, window: fl
     """The videos' narrations, cut into windows of at most `window` seconds at `fps` frames a second.
 
     What falls on one frame is one turn, and what repeats the one before it is left out. Windows follow each
-    other from the first narration on, until the last thing is over; those without any hold nothing to learn,
-    for an annotation's gap is not a silence. Raises ValueError for a window shorter than a frame.
+    other from the video's beginning on, or from the first narration where that comes later than a window,
+    until the last thing is over; those without any hold nothing to learn, for an annotation's gap is not a
+    silence. Raises ValueError for a window shorter than a frame.
     """
     length = math.floor(window * fps + TOLERANCE)  # frames
     if length < 1:
@@ -61,7 +62,7 @@ def _windows(video: AnnotatedVideo, fps: float, length: int) -> list[Dialogue]:
         previous = text
     if not said:
         return []
-    first = min(said)
+    first = min(said) if min(said) >= length else 0
     over = max(frame(segment.start if segment.end is None else segment.end) for segment in video.segments)
     turns: dict[int, list[Turn]] = defaultdict(list)
     for index, texts in said.items():

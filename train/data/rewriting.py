@@ -62,7 +62,7 @@ class Endpoint:
         try:
             from openai import OpenAI
         except ModuleNotFoundError:
-            raise EndpointError("--llm needs the package openai: pip install 'videollm[llm]'") from None
+            raise EndpointError("--llm needs the package openai: pip install -e '.[llm]'") from None
         self._client = OpenAI(base_url=self.url, api_key=self.key, timeout=SECONDS)
         self.cache.mkdir(parents=True, exist_ok=True)
 

@@ -98,7 +98,7 @@ def evaluate(
     refuse_namesake()
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         raise CommandError(
-            f"{', '.join(missing)} is not installed; install it with: pip install videollm[evaluate]"
+            f"{', '.join(missing)} is not installed; install it with: pip install -e '.[evaluate]'"
         )
     if not data.exists():
         raise CommandError(f"there is no {data}; --data names what BENCH is measured on")

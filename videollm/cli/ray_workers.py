@@ -52,7 +52,7 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
         import ray
         import ray.data
     except ImportError as error:
-        raise CommandError("Ray is not installed; run: pip install 'videollm[ray]'") from error
+        raise CommandError("Ray is not installed; run: pip install -e '.[ray]'") from error
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
