@@ -82,6 +82,7 @@ def test_a_window_shorter_than_a_frame_is_refused() -> None:
         (4.0, "before", None),
         (7.0, "next", "Remove the tire."),
         (16.0, "next", None),
+        (1.0, "next", None),
         (7.0, "first", "Unscrew the screw."),
         (1.0, "first", None),
         (14.0, "how long", "About 8 seconds."),

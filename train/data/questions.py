@@ -84,6 +84,8 @@ def _before(known: Known) -> str | None:
 
 
 def _next(known: Known) -> str | None:
+    if not (known.current or known.past):
+        return None  # before anything has happened there is nothing to foresee it from
     soonest = known.coming[:1]
     return " ".join(_told(each for each in known.coming if each.start == soonest[0].start)) or None
 
