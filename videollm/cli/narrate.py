@@ -48,15 +48,7 @@ def narrate(
             show_default=False,
         ),
     ] = None,
-    journal_size: Annotated[
-        int,
-        typer.Option(
-            "--journal-size",
-            parser=options.parse_size,
-            metavar="SIZE",
-            help="The most that the journal may take on the disk; older frames are thinned.",
-        ),
-    ] = "2GB",  # type: ignore[assignment]  # the parser's input
+    journal_size: options.JournalSize = "2GB",  # type: ignore[assignment]  # the parser's input
     model: options.Model = "pocket",
     device: options.Device = "auto",
     budget: options.Budget = None,

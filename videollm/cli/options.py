@@ -57,3 +57,14 @@ Ray = Annotated[
         show_default=False,
     ),
 ]
+
+
+JournalSize = Annotated[
+    int,
+    typer.Option(
+        "--journal-size",
+        parser=parse_size,
+        metavar="SIZE",
+        help="The most that a journal may take on the disk; older frames are thinned.",
+    ),
+]

@@ -61,15 +61,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    journal_size: Annotated[
-        int,
-        typer.Option(
-            "--journal-size",
-            parser=options.parse_size,
-            metavar="SIZE",
-            help="The most that a session's journal may take on the disk; older frames are thinned.",
-        ),
-    ] = "2GB",  # type: ignore[assignment]  # the parser's input
+    journal_size: options.JournalSize = "2GB",  # type: ignore[assignment]  # the parser's input
     journal_total: Annotated[
         int,
         typer.Option(
