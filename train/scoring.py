@@ -7,6 +7,8 @@ answers none is a false narration. TimeDiff is VideoLLM-online's: mean seconds e
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stream.frames import Event
@@ -15,6 +17,22 @@ from train.vocabulary import Vocabulary
 
 EARLY = 0.5
 WINDOW = 3.0
+SHORTEST = 0.1  # seconds that a moment is listened for, however soon the next one comes
+
+
+def answering(moments: Sequence[float], said: Sequence[float]) -> list[int | None]:
+    """Which narration answers each moment, as an index of `said`; both are times in seconds, ascending. The
+    first one in time counts, and each answers one moment."""
+    free = list(range(len(said)))
+    answers: list[int | None] = []
+    for index, moment in enumerate(moments):
+        following = moments[index + 1] - EARLY if index + 1 < len(moments) else math.inf
+        end = max(min(moment + WINDOW, following), moment + SHORTEST)
+        answer = next((each for each in free if moment - EARLY <= said[each] < end), None)
+        if answer is not None:
+            free.remove(answer)
+        answers.append(answer)
+    return answers
 
 
 @dataclass
@@ -41,14 +59,10 @@ class NarrationScore:
     def add(self, happenings: tuple[Happening, ...], said: list[Event], vocabulary: Vocabulary) -> None:
         """Score one clip's narrations against what happened in it."""
         moments = sorted({happening.time for happening in happenings})
-        free = [event for event in said if event.kind == "narration"]
-        for index, moment in enumerate(moments):
-            end = min(moment + WINDOW, *(later - EARLY for later in moments[index + 1 : index + 2]), 1e9)
-            answer = next(
-                (event for event in free if moment - EARLY <= event.time < max(end, moment + 0.1)), None
-            )
-            if answer is not None:
-                free.remove(answer)
+        narrations = [event for event in said if event.kind == "narration"]
+        answers = answering(moments, [event.time for event in narrations])
+        for moment, index in zip(moments, answers, strict=True):
+            answer = None if index is None else narrations[index]
             for happening in (h for h in happenings if h.time == moment):
                 self.events += 1
                 if answer is None:
@@ -56,7 +70,7 @@ class NarrationScore:
                 self.narrated += 1
                 self.late += abs(answer.time - moment)
                 self.named += tells(answer.text, happening, vocabulary)
-        self.false += len(free)
+        self.false += len(narrations) - sum(index is not None for index in answers)
 
 
 def tells(text: str, happening: Happening, vocabulary: Vocabulary) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from train.scoring import EARLY, WINDOW
+from train.scoring import answering
 
 Timed = Sequence[Any]  # seconds, text
-SHORTEST = 0.1  # seconds that a moment is listened for
 
 
 def caption_scores(said: Sequence[str], true: Sequence[str]) -> dict[str, float]:
@@ -32,15 +31,8 @@ def caption_scores(said: Sequence[str], true: Sequence[str]) -> dict[str, float]
 def answers_of(true: Sequence[Timed], said: Sequence[Timed]) -> tuple[list[str], int]:
     """What answers each true narration, empty where nothing does, and how many answer none.
 
-    One answers the latest moment before it, from `EARLY` seconds before that moment to `WINDOW` after, as
-    `train.scoring` has it; the first one counts.
+    Which one answers is `train.scoring`'s rule.
     """
-    free, answers = list(said), []
-    for index, (moment, _) in enumerate(true):
-        following = true[index + 1][0] - EARLY if index + 1 < len(true) else float("inf")
-        end = max(min(moment + WINDOW, following), moment + SHORTEST)
-        answer = next((event for event in free if moment - EARLY <= event[0] < end), None)
-        if answer is not None:
-            free.remove(answer)
-        answers.append("" if answer is None else answer[1])
-    return answers, len(free)
+    found = answering([moment for moment, _ in true], [moment for moment, _ in said])
+    answers = ["" if index is None else said[index][1] for index in found]
+    return answers, len(said) - sum(index is not None for index in found)
