@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from stream import engine
+from stream import engine, session
 from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import DepthConfig
 from videollm.layer_budget import LayerBudgetCache
@@ -97,6 +99,14 @@ def small_model(family: str = "llama", seed: int = 0, **depth: object) -> VideoL
     model = VideoLLM(config).eval()
     model.tokenizer = byte_tokenizer()
     return model
+
+
+@contextmanager
+def terse_model(most: int = 6) -> Iterator[VideoLLM]:
+    """A small model, and replies of so many tokens while the context lasts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "MAX_REPLY_TOKENS", most)
+        yield small_model()
 
 
 class Recorder:

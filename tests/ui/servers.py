@@ -26,6 +26,8 @@ from ui.settings import Settings
 from videollm import VideoLLM
 
 Message = dict[str, Any]
+SPEAKS = {"threshold": 1.0, "fps": 60}  # of `session.start`: at every frame
+SILENT = {"threshold": 0.0, "fps": 60}
 
 
 @contextmanager

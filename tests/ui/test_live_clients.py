@@ -11,24 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import small_model
-from servers import Running, jpeg, running, until
+from conftest import terse_model
+from servers import SPEAKS, Running, jpeg, running, until
 
-from stream import session
 from stream.sources import open_source
 from ui.client import RefusedError, connect
 from videollm import VideoLLM
 from videollm.checkpoints import assets_folder
 from videollm.cli import run
 
-SPEAKS = {"threshold": 1.0, "fps": 60}
-
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[VideoLLM]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "MAX_REPLY_TOKENS", 6)
-        yield small_model()
+    with terse_model() as model:
+        yield model
 
 
 @pytest.fixture

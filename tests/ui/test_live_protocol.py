@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from conftest import small_model
-from servers import Client, Running, encoded, jpeg, of_type, picture, running, until
+from conftest import terse_model
+from servers import SILENT, SPEAKS, Client, Running, encoded, jpeg, of_type, picture, running, until
 from websockets.exceptions import ConnectionClosed
 
 from stream import session
@@ -27,15 +27,11 @@ from ui.inbox import FRAMES
 from ui.protocol import EncodedFrame, FrameFormat
 from videollm import VideoLLM
 
-SPEAKS = {"threshold": 1.0, "fps": 60}
-SILENT = {"threshold": 0.0, "fps": 60}
-
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[VideoLLM]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "MAX_REPLY_TOKENS", 6)
-        yield small_model()
+    with terse_model() as model:
+        yield model
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from typing import Any
 import openai
 import pytest
 import torch
-from conftest import Recorder, small_model
+from conftest import Recorder, terse_model
 from openai import OpenAI
 from servers import Running, jpeg, running, until
 
-from stream import session
 from stream.session import Session
 from stream.sources import open_source
 from ui.media import FPS, picture_frame
@@ -29,9 +28,8 @@ SAMPLE = assets_folder() / "sample.mp4"
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[VideoLLM]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "MAX_REPLY_TOKENS", 20)
-        yield small_model()
+    with terse_model(20) as model:
+        yield model
 
 
 @pytest.fixture(scope="module")

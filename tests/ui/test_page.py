@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 from browsers import Network, launch, playwright, write_camera
-from conftest import small_model
+from conftest import small_model, terse_model
 from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright, ViewportSize, WebSocket, expect
 from servers import Running, running, until
@@ -56,9 +56,8 @@ def pocket() -> VideoLLM:
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[VideoLLM]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "MAX_REPLY_TOKENS", 6)
-        yield small_model()
+    with terse_model() as model:
+        yield model
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_model
-from servers import Client, Running, of_type, running, until
+from conftest import terse_model
+from servers import SILENT, SPEAKS, Client, Running, of_type, running, until
 
 from stream import session
 from stream.frames import Event
@@ -29,15 +29,11 @@ from ui.settings import Settings, SettingsError
 from videollm import VideoLLM
 from videollm.cli import run
 
-SPEAKS = {"threshold": 1.0, "fps": 60}
-SILENT = {"threshold": 0.0, "fps": 60}
-
 
 @pytest.fixture
 def model() -> Iterator[VideoLLM]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "MAX_REPLY_TOKENS", 6)
-        yield small_model()
+    with terse_model() as model:
+        yield model
 
 
 @pytest.fixture

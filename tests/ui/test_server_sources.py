@@ -18,11 +18,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import small_model
+from conftest import terse_model
 from PIL import Image
-from servers import Client, Running, jpeg, of_type, picture, running, until
+from servers import SILENT, SPEAKS, Client, Running, jpeg, of_type, picture, running, until
 
-from stream import session
 from stream.frames import Frame
 from stream.sources import Source, SourceError, opening
 from ui import server_sources, source_session
@@ -35,15 +34,12 @@ from videollm import VideoLLM
 from videollm.cli import run
 
 PICTURES = 8
-SPEAKS = {"threshold": 1.0, "fps": 60}
-SILENT = {"threshold": 0.0, "fps": 60}
 
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[VideoLLM]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "MAX_REPLY_TOKENS", 6)
-        yield small_model()
+    with terse_model() as model:
+        yield model
 
 
 @pytest.fixture(scope="module")
