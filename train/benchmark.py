@@ -72,6 +72,15 @@ def watch(session: Session, frames: np.ndarray) -> list[Event]:
     ]
 
 
+def told(clip: Composition, events: list[Event]) -> dict[str, Any]:
+    """What happened in a clip and what was said of it, to be read."""
+    return {
+        "kind": clip.kind,
+        "happened": [f"{h.time:.1f} {h.name} {h.kind}" for h in clip.happenings],
+        "said": [f"{event.time:.1f} {event.text}" for event in events],
+    }
+
+
 def composed(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
     """Narration of clips never trained on, and of the same labels with other clips' frames."""
     clips: list[Composition] = []
@@ -87,14 +96,7 @@ def composed(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str
         # The next clip's tokens under this clip's labels: what could be had without looking.
         shuffled.add(clip.happenings, said[(index + 1) % len(said)], vocabulary)
         kinds.setdefault(clip.kind, NarrationScore()).add(clip.happenings, said[index], vocabulary)
-    examples = [
-        {
-            "kind": clip.kind,
-            "happened": [f"{h.time:.1f} {h.name} {h.kind}" for h in clip.happenings],
-            "said": [f"{event.time:.1f} {event.text}" for event in events],
-        }
-        for clip, events in list(zip(clips, said, strict=True))[:40]
-    ]
+    examples = [told(clip, events) for clip, events in list(zip(clips, said, strict=True))[:40]]
     return {
         "pocket": right.row(),
         "shuffled": shuffled.row(),

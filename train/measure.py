@@ -122,7 +122,7 @@ def _steps(
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, foreach=device.type == "cuda")
     times = []
-    counted = _Peak()
+    counted = Peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for step in range(WARM_UP_STEPS + shape.steps):
@@ -164,7 +164,7 @@ def _dialogue(model: VideoLLM, frames: int) -> tuple[Tensor, Tensor]:
     return tokens, tokens.masked_fill(~torch.tensor([learned], device=model.device), -100)
 
 
-class _Peak(TorchDispatchMode):
+class Peak(TorchDispatchMode):
     """Counts the bytes that operations allocate and that are still alive, and the most there were."""
 
     def __init__(self) -> None:

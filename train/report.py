@@ -23,7 +23,7 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
@@ -51,9 +51,7 @@ def _composed(part: dict[str, Any]) -> list[str]:
         "named right when the narration of its moment names it by a name of `train/vocabulary.txt`, and says "
         "that it leaves where it does.",
         "",
-        *_table(
-            ["", "events", "named right", "narrated", "mean TimeDiff", "false narrations an event"], rows
-        ),
+        *table(["", "events", "named right", "narrated", "mean TimeDiff", "false narrations an event"], rows),
     ]
 
 
@@ -73,14 +71,14 @@ def _packaged(part: list[dict[str, Any]]) -> list[str]:
         "## Ten photographs of installed packages, word for word",
         f"True of {sum(row['true'] for row in part)} of {len(part)}.",
         "",
-        *_table(["picture", "what it says", "true"], rows),
+        *table(["picture", "what it says", "true"], rows),
     ]
 
 
 def _quiet(part: dict[str, Any]) -> list[str]:
     rows = [[f"still: {still['is']}", " / ".join(still["said"]) or "(silence)"] for still in part["stills"]]
     rows.append(["black", " / ".join(part["black"]) or "(silence)"])
-    return ["## A minute of nothing new", *_table(["scene", "all that is said"], rows)]
+    return ["## A minute of nothing new", *table(["scene", "all that is said"], rows)]
 
 
 def _questions(part: dict[str, Any]) -> list[str]:
@@ -90,7 +88,7 @@ def _questions(part: dict[str, Any]) -> list[str]:
     rows.append(["all", f"{asked}", f"{right / asked:.1%}"])
     return [
         "## Five kinds of questions on the held-out clips (goal 60 %)",
-        *_table(["kind", "asked", "right"], rows),
+        *table(["kind", "asked", "right"], rows),
     ]
 
 
@@ -116,7 +114,7 @@ def _speed(part: dict[str, list[dict[str, float]]]) -> list[str]:
         f"{len(part['on'])} runs of each in turn, median and spread (goal: at least 3 frames/s). "
         f"On against off: {ratio:.2f}x.",
         "",
-        *_table(
+        *table(
             [
                 "",
                 "frames/s",

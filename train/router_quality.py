@@ -2,7 +2,8 @@
 
 `train` makes a model of every router, once a seed, from nothing on the same lessons for the same number of
 steps, fewer than the default model's. `measure` takes those that there are: VideoLLM-online's four metrics
-and the narration of a session, on composed clips never trained on. Both go on where they were stopped.
+and the narration of a session, on composed clips never trained on, and a training step's memory; into
+benchmarks/routers.json and .md. Both go on where they were stopped.
 """
 
 from __future__ import annotations
@@ -11,41 +12,48 @@ import itertools
 import json
 import shutil
 import time
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from train.benchmark import machine, watch
-from train.compose import compose
+from train.benchmark import machine, told, watch
+from train.compose import FPS, Composition, compose
+from train.data.dialogue_sequence import dialogue_sequence
 from train.data.encoding import encode
-from train.evaluation.composed import composed_metrics
+from train.evaluation.composed import composed_dialogue, composed_metrics
 from train.export import export
 from train.lessons import Lessons
 from train.material import prepare, vision_tower
+from train.measure import Peak
 from train.media import load_media
-from train.metrics.streaming import METRICS
-from train.objective import adapt
+from train.objective import Objective, adapt, trained_connector
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.pocket import new_model
+from train.precision import mixed_precision
 from train.results import Results
+from train.router_report import COLUMNS, render, summary
 from train.scoring import NarrationScore
+from train.sequences import pack
 from train.trainer import DrawnStage, Settings, Training
 from train.vocabulary import load_vocabulary
 from videollm import VideoLLM
+from videollm.checkpoints import load_adapter
 from videollm.cli.loading import load_session
 from videollm.configuration import DepthConfig
 from videollm.files import write_whole
+from videollm.prompt import Prompt
 
 ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
 # Neither the training clips' seeds nor the default model's benchmark's.
 CLIP_SEED = 2_000_000
+SHOWN_CLIPS = 10
+STEP_CLIPS = 4  # about as many frames as a step of training reads
 RECIPE = "recipe.json"  # beside each model: how it was trained, and how long that took
 
 Models = Annotated[Path, typer.Option(help="the folder of the models' folders, ROUTER-SEED each")]
@@ -111,28 +119,41 @@ def measure(
         if folder.name in results.rows:
             continue
         console.print(f"[bold]{folder.name}")
-        session, score = load_session(str(folder), "cpu"), NarrationScore()
+        session, score, said = load_session(str(folder), "cpu"), NarrationScore(), []
         for clip in track(composed, "narrating"):
-            score.add(clip.happenings, watch(session, clip.frames), load_vocabulary())
-        metrics = composed_metrics(VideoLLM.from_pretrained(folder), encoded)
-        row = json.loads((folder / RECIPE).read_text())
-        results.add(folder.name, row | {"session": score.row(), "metrics": metrics})
-    console.print(table(results.rows))
+            said.append(watch(session, clip.frames))
+            score.add(clip.happenings, said[-1], load_vocabulary())
+        row = json.loads((folder / RECIPE).read_text()) | {
+            "session": score.row(),
+            "metrics": composed_metrics(VideoLLM.from_pretrained(folder), encoded),
+            "step_mib": step_mib(folder, encoded[:STEP_CLIPS]),
+            "told": [told(*each) for each in zip(composed[:SHOWN_CLIPS], said, strict=False)],
+        }
+        results.add(folder.name, row)
+    write_whole(out.with_suffix(".md"), render(results.rows, results.facts, ROUTERS).encode())
+    shown = Table(*COLUMNS)
+    for row in summary(results.rows, ROUTERS):
+        shown.add_row(*row)
+    console.print(shown)
 
 
-def table(rows: dict[str, dict[str, Any]]) -> Table:
-    """Means and standard deviations over seeds. TimeDiff is that of the four metrics, teacher-forced."""
-    shown = Table("router", "seeds", "named", "narrated", "false an event", *METRICS, "training s")
-    runs: dict[str, list[list[float]]] = defaultdict(list)
-    for name, row in rows.items():
-        said = [row["session"][key] for key in ("named", "narrated", "false_per_event")]
-        taught = [row["metrics"][key] for key in METRICS]
-        runs[name.rpartition("-")[0]].append([*said, *taught, row["training_processor_seconds"]])
-    for router in (router for router in ROUTERS if router in runs):
-        columns = zip(*runs[router], strict=True)
-        cells = [f"{mean(c):.3f} ± {stdev(c):.3f}" if len(c) > 1 else f"{c[0]:.3f}" for c in columns]
-        shown.add_row(router, str(len(runs[router])), *cells)
-    return shown
+def step_mib(folder: Path, clips: list[tuple[Composition, np.ndarray]]) -> float:
+    """What a training step on clips, given with their features, makes at most beside the weights [MiB]."""
+    adapted = load_adapter(folder)
+    objective = Objective(adapted, logits=True)
+    connector: Any = trained_connector(objective.model)
+    tokenizer = objective.model.tokenizer
+    assert tokenizer is not None
+    prompt, sequences = Prompt.of(tokenizer, objective.model.config), []
+    for clip, features in clips:
+        with torch.no_grad():
+            logits = connector.classifier(torch.from_numpy(features).float()).numpy()
+        sequences.append(dialogue_sequence(prompt, composed_dialogue(clip), logits, FPS))
+    row = pack(sequences, objective.model.device)
+    with Peak() as counted, torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision() == "bf16"):
+        loss, _ = objective.train()(**vars(row), total=row.weights.sum().item())
+        loss.backward()
+    return counted.peak / 2**20
 
 
 if __name__ == "__main__":
