@@ -30,7 +30,9 @@ from rich.progress import track
 
 from stream.frames import Event, Frame
 from stream.session import Session
+from stream.sources import open_source
 from stream.sources.square import pad_to_square
+from train.captioner import Captioner
 from train.compose import FPS, SIZE, Composition, compose, pan
 from train.language import answers, questions
 from train.media import Media, Photograph, load_media
@@ -49,6 +51,10 @@ PAN_FRAMES = 10  # five seconds
 STILL_FRAMES = 120  # a minute
 LONG_FRAMES = 600  # five minutes: several contexts
 STILLS = 5
+COMPARED_CLIPS = 60
+# Debian's opencv-doc: people on a street, seen from above.
+PEDESTRIANS = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
+WINDOWS, WINDOW_SECONDS = 10, 10
 # Photographs of installed packages, and words that would be true of them. Written down before the first run.
 PACKAGED = {
     "astronaut": "person|woman|astronaut|space suit|face",
@@ -103,6 +109,44 @@ def composed(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str
         "by_kind": {kind: score.row() for kind, score in sorted(kinds.items())},
         "examples": examples,
     }
+
+
+def compared(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The same clips narrated by what people would pick instead (`train.captioner`)."""
+    captioner = Captioner()
+    ways: dict[str, Callable[[np.ndarray], list[Event]]] = {
+        "pocket": lambda frames: watch(session, frames),
+        "SmolLM2, told the names every second": captioner.told,
+        "the best name, when it changes": captioner.names_alone,
+    }
+    scores = {way: NarrationScore() for way in ways}
+    examples = []
+    for seed in track(range(CLIP_SEED, CLIP_SEED + COMPARED_CLIPS), "compared"):
+        clip = compose(media, seed)
+        said = {way: narrate(clip.frames) for way, narrate in ways.items()}
+        for way, events in said.items():
+            scores[way].add(clip.happenings, events, vocabulary)
+        examples.append({way: told(clip, events) for way, events in said.items()})
+    return {
+        "clips": COMPARED_CLIPS,
+        "ways": {way: score.row() for way, score in scores.items()},
+        "examples": examples[:10],
+    }
+
+
+def people(session: Session, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Windows of the second half of a real clip of pedestrians, each a fresh stream; whether a person is
+    named in each, and all that is said."""
+    with open_source(str(PEDESTRIANS), FPS) as source:
+        frames = [frame.pixels for frame in source]
+    length = round(WINDOW_SECONDS * FPS)
+    windows = []
+    for start in np.linspace(len(frames) // 2, len(frames) - length, WINDOWS).round().astype(int):
+        events = watch(session, np.stack(frames[start : start + length]))
+        said = [f"{event.time:.1f} {event.text}" for event in events]
+        named = any(vocabulary.names_thing(event.text, "person") for event in events)
+        windows.append({"from": start / FPS, "said": said, "person": named})
+    return {"named": sum(window["person"] for window in windows), "windows": windows}
 
 
 def asked(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -261,6 +305,8 @@ def main(
         "composed": lambda: composed(session, media, vocabulary),
         "photographs": lambda: photographs(session, media, vocabulary),
         "questions": lambda: asked(session, media, vocabulary),
+        "people": lambda: people(session, vocabulary),
+        "compared": lambda: compared(session, media, vocabulary),
     }
     path = out / "pocket.json"
     results = json.loads(path.read_text()) if path.is_file() and only else {}
