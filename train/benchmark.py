@@ -35,7 +35,7 @@ from stream.sources.square import pad_to_square
 from train.captioner import Captioner
 from train.compose import FPS, SIZE, Composition, compose, pan
 from train.language import answers, questions
-from train.media import Media, Photograph, load_media
+from train.media import PEDESTRIANS, Media, Photograph, load_media
 from train.options import Data
 from train.report import render
 from train.scoring import NarrationScore
@@ -52,8 +52,6 @@ STILL_FRAMES = 120  # a minute
 LONG_FRAMES = 600  # five minutes: several contexts
 STILLS = 5
 COMPARED_CLIPS = 60
-# Debian's opencv-doc: people on a street, seen from above.
-PEDESTRIANS = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 WINDOWS, WINDOW_SECONDS = 10, 10
 # Photographs of installed packages, and words that would be true of them. Written down before the first run.
 PACKAGED = {

@@ -264,9 +264,9 @@ def footage(media: Media, rng: np.random.Generator) -> Scene:
     frames = chosen.frames(FPS)
     order = np.concatenate([np.arange(len(frames)), np.arange(len(frames) - 2, 0, -1)])
     picked = frames[np.resize(np.roll(order, -int(rng.integers(len(order)))), length)]
-    crop = rng.uniform(0, 0.12)
+    margin = rng.uniform(0, 0.12)
     return (
-        np.stack([_square(_crop(frame, 1 - crop, 0.5, 0.5)) for frame in picked]),
+        np.stack([_square(crop(frame, 1 - margin, 0.5, 0.5)) for frame in picked]),
         ((Sight(chosen.name, "middle"),),) * length,
         set(),
     )
@@ -352,7 +352,7 @@ def _background(media: Media, rng: np.random.Generator) -> np.ndarray:
         return cv2.GaussianBlur(cv2.resize(photograph.pixels(), (SIZE, SIZE)), (0, 0), rng.uniform(16, 30))
     if kind == "texture":
         texture = media.textures[rng.integers(len(media.textures))]
-        view = _crop(texture, rng.uniform(0.4, 1), rng.random(), rng.random())
+        view = crop(texture, rng.uniform(0.4, 1), rng.random(), rng.random())
         return np.clip(cv2.resize(view, (SIZE, SIZE)) * rng.uniform(0.5, 1.2, 3), 0, 255).astype(np.uint8)
     colours = rng.uniform(0, 255, (2, 3))
     if kind == "plain":
@@ -367,7 +367,7 @@ def _drifting(picture: np.ndarray, length: int, rng: np.random.Generator) -> lis
     if rng.random() < 0.5:
         return [picture] * length
     zoom, (x0, y0), (x1, y1) = rng.uniform(0.7, 0.95), rng.random(2), rng.random(2)
-    return [_crop(picture, zoom, x0 + (x1 - x0) * t, y0 + (y1 - y0) * t) for t in np.linspace(0, 1, length)]
+    return [crop(picture, zoom, x0 + (x1 - x0) * t, y0 + (y1 - y0) * t) for t in np.linspace(0, 1, length)]
 
 
 def _background_at(view: np.ndarray, size: int) -> np.ndarray:
@@ -380,12 +380,12 @@ def pan(picture: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarra
     (zoom0, zoom1), (x0, x1), (y0, y1) = rng.uniform(0.72, 1, 2), rng.random(2), rng.random(2)
     frames = []
     for t in np.linspace(0, 1, length) if length > 1 else [0.0]:
-        view = _crop(picture, zoom0 + (zoom1 - zoom0) * t, x0 + (x1 - x0) * t, y0 + (y1 - y0) * t)
+        view = crop(picture, zoom0 + (zoom1 - zoom0) * t, x0 + (x1 - x0) * t, y0 + (y1 - y0) * t)
         frames.append(_square(view[:, ::-1] if flip else view))
     return np.stack(frames)
 
 
-def _crop(picture: np.ndarray, share: float, x: float, y: float) -> np.ndarray:
+def crop(picture: np.ndarray, share: float, x: float, y: float) -> np.ndarray:
     """A window of this share of both sides, placed by x and y in 0..1."""
     height, width = picture.shape[:2]
     high, wide = max(1, round(height * share)), max(1, round(width * share))

@@ -15,13 +15,14 @@ import msgspec
 import numpy as np
 from rich.progress import track
 
-from train.compose import FPS, Composition, Happening, Sight, compose, happenings_of, pan
+from train.compose import FPS, Composition, Happening, Sight, compose, crop, happenings_of, pan
 from train.data.encoding import encode
 from train.media import Media
 from videollm.files import written_whole
 from videollm.vision import VisionTower
 
 CROPS = 2
+CLOSEST = 0.5  # share of a frame's sides
 MOST_A_NAME = 60
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 Labels = tuple[tuple[tuple[Sight, ...], ...], tuple[Happening, ...], str]
@@ -81,6 +82,27 @@ def photograph_features(
         features = np.load(path)
         examples += [
             PhotographFeatures(name, crops) for crops in features.reshape(-1, CROPS, *features.shape[1:])
+        ]
+    return examples
+
+
+def footage_features(media: Media, tower: VisionTower, folder: Path, seed: int) -> list[PhotographFeatures]:
+    """The same of the frames of footage, each seen whole and from closer: elsewhere the same is larger."""
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for footage in track(media.footage, "features of footage"):
+        path = folder / f"{zlib.crc32(footage.data):08x}.npy"
+        rng = np.random.default_rng([seed, zlib.crc32(footage.data)])
+        if not path.is_file():
+            views = []
+            for frame in footage.frames(FPS):
+                closer = crop(frame, *rng.uniform((CLOSEST, 0, 0), 1))
+                views += [pan(frame, 1, rng), pan(closer, 1, rng)]
+            _save(path, encode(tower, np.concatenate(views)))
+        features = np.load(path)
+        examples += [
+            PhotographFeatures(footage.name, crops)
+            for crops in features.reshape(-1, CROPS, *features.shape[1:])
         ]
     return examples
 

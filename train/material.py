@@ -19,7 +19,13 @@ from torch import nn
 
 from train import classifier
 from train.compose import album
-from train.features import ClipFeatures, PhotographFeatures, clip_features, photograph_features
+from train.features import (
+    ClipFeatures,
+    PhotographFeatures,
+    clip_features,
+    footage_features,
+    photograph_features,
+)
 from train.media import load_media
 from train.vocabulary import load_vocabulary
 from videollm import bases
@@ -70,14 +76,16 @@ def vision_tower() -> VisionTower:
 
 def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Material:
     """Compose, look and classify, or read what `work` holds already: so many clips and albums in all."""
-    tower, media = vision_tower(), load_media(data, "train").folds()
-    folds = []
-    for number, part in enumerate(media):
-        share = range(number * clips // len(media), (number + 1) * clips // len(media))
-        pages = range(albums // len(media))
+    tower, media = vision_tower(), load_media(data, "train")
+    stills = footage_features(media, tower, work / "footage", seed)
+    parts, folds = media.folds(), []
+    for number, part in enumerate(parts):
+        share = range(number * clips // len(parts), (number + 1) * clips // len(parts))
+        pages = range(albums // len(parts))
+        photographs = photograph_features(part, tower, work / f"photographs-{number}", seed + number)
         folds.append(
             _Fold(
-                photograph_features(part, tower, work / f"photographs-{number}", seed + number),
+                photographs + stills[number :: len(parts)],
                 clip_features(part, tower, share, work / f"clips-{number}"),
                 clip_features(part, tower, pages, work / f"albums-{number}", album),
             )
