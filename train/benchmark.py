@@ -35,7 +35,7 @@ from stream.sources.square import pad_to_square
 from train.captioner import Captioner
 from train.compose import FPS, SIZE, Composition, compose, pan
 from train.language import answers, questions
-from train.media import PEDESTRIANS, Media, Photograph, load_media
+from train.media import Media, Photograph, load_media, pedestrians
 from train.options import Data
 from train.report import render
 from train.scoring import NarrationScore
@@ -135,7 +135,7 @@ def compared(session: Session, media: Media, vocabulary: Vocabulary) -> dict[str
 def people(session: Session, vocabulary: Vocabulary) -> dict[str, Any]:
     """Windows of the second half of a real clip of pedestrians, each a fresh stream; whether a person is
     named in each, and all that is said."""
-    with open_source(str(PEDESTRIANS), FPS) as source:
+    with open_source(str(pedestrians()), FPS) as source:
         frames = [frame.pixels for frame in source]
     length = round(WINDOW_SECONDS * FPS)
     windows = []

@@ -140,10 +140,15 @@ def load_media(folder: Path, split: Split) -> Media:
         and any(part in source for part in HELD_OUT_CLIPS) == (split == "heldout")
     ]
     if split == "train":
-        if not PEDESTRIANS.is_file():
-            raise MediaError("the pedestrians are missing; install them with: apt-get install opencv-doc")
-        footage.append(Footage("person", PEDESTRIANS.read_bytes(), LEARNED_SECONDS))
+        footage.append(Footage("person", pedestrians().read_bytes(), LEARNED_SECONDS))
     return Media(photographs, _cutouts(vocabulary), footage, _textures())
+
+
+def pedestrians() -> Path:
+    """The clip of people on a street, all of it. MediaError where it isn't installed."""
+    if not PEDESTRIANS.is_file():
+        raise MediaError("the pedestrians are missing; install them with: apt-get install opencv-doc")
+    return PEDESTRIANS
 
 
 def _labelled(folder: Path) -> Iterator[tuple[str, str, bytes, bool]]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from small_media import small_media
 
+from train import media as media_module
 from train.compose import FPS
 from train.features import footage_features
 from train.material import vision_tower
@@ -30,3 +32,11 @@ def test_every_frame_of_footage_is_seen_twice_and_kept(tmp_path: Path) -> None:
     again = footage_features(media, vision_tower(), tmp_path / "kept", seed=1)  # read, not computed
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.features, other.features)
+
+
+def test_what_is_not_installed_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "PEDESTRIANS", tmp_path / "missing.avi")
+    with pytest.raises(media_module.MediaError, match="apt-get install opencv-doc"):
+        media_module.pedestrians()
