@@ -306,6 +306,9 @@ def main(
         "people": lambda: people(session, vocabulary),
         "compared": lambda: compared(session, media, vocabulary),
     }
+    if unknown := set(only or ()) - parts.keys():
+        message = f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}"
+        raise typer.BadParameter(message, param_hint="--only")
     path = out / "pocket.json"
     results = json.loads(path.read_text()) if path.is_file() and only else {}
     circumstances = {"machine": machine(), "model": model, "threshold": session.threshold}
