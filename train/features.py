@@ -79,10 +79,7 @@ def photograph_features(
             chosen = rng.permutation(len(photographs))[:MOST_A_NAME]
             views = [pan(photographs[index].pixels(), CROPS, rng) for index in chosen]
             _save(path, encode(tower, np.concatenate(views)))
-        features = np.load(path)
-        examples += [
-            PhotographFeatures(name, crops) for crops in features.reshape(-1, CROPS, *features.shape[1:])
-        ]
+        examples += _kept(path, name)
     return examples
 
 
@@ -99,12 +96,14 @@ def footage_features(media: Media, tower: VisionTower, folder: Path, seed: int) 
                 closer = crop(frame, *rng.uniform((CLOSEST, 0, 0), 1))
                 views += [pan(frame, 1, rng), pan(closer, 1, rng)]
             _save(path, encode(tower, np.concatenate(views)))
-        features = np.load(path)
-        examples += [
-            PhotographFeatures(footage.name, crops)
-            for crops in features.reshape(-1, CROPS, *features.shape[1:])
-        ]
+        examples += _kept(path, footage.name)
     return examples
+
+
+def _kept(path: Path, name: str) -> list[PhotographFeatures]:
+    """What a file holds of pictures of one thing, `CROPS` views of each, one after the other."""
+    features = np.load(path)  # [pictures * CROPS, tokens, dim]
+    return [PhotographFeatures(name, crops) for crops in features.reshape(-1, CROPS, *features.shape[1:])]
 
 
 def clip_features(

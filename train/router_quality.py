@@ -32,7 +32,7 @@ from train.lessons import Lessons
 from train.material import prepare, vision_tower
 from train.measure import Peak
 from train.media import load_media
-from train.objective import Objective, adapt, trained_connector
+from train.objective import adapt, trained_connector
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.pocket import new_model
 from train.precision import mixed_precision
@@ -47,7 +47,6 @@ from videollm.checkpoints import load_adapter
 from videollm.cli.loading import load_session
 from videollm.configuration import DepthConfig
 from videollm.files import write_whole
-from videollm.prompt import Prompt
 
 ROUTERS = ("full", "top_k", "threshold", "p_mod", "early_exit", "layer_skip", "random", "uniform")
 # Neither the training clips' seeds nor the default model's benchmark's.
@@ -139,19 +138,16 @@ def measure(
 
 def step_mib(folder: Path, clips: list[tuple[Composition, np.ndarray]]) -> float:
     """What a training step on clips, given with their features, makes at most beside the weights [MiB]."""
-    adapted = load_adapter(folder)
-    objective = Objective(adapted, logits=True)
-    connector: Any = trained_connector(objective.model)
-    tokenizer = objective.model.tokenizer
-    assert tokenizer is not None
-    prompt, sequences = Prompt.of(tokenizer, objective.model.config), []
+    training = Training(load_adapter(folder), Settings(folder), logits=True)
+    connector: Any = trained_connector(training.model)
+    sequences = []
     for clip, features in clips:
         with torch.no_grad():
             logits = connector.classifier(torch.from_numpy(features).float()).numpy()
-        sequences.append(dialogue_sequence(prompt, composed_dialogue(clip), logits, FPS))
-    row = pack(sequences, objective.model.device)
+        sequences.append(dialogue_sequence(training.prompt, composed_dialogue(clip), logits, FPS))
+    row = pack(sequences, training.model.device)
     with Peak() as counted, torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision() == "bf16"):
-        loss, _ = objective.train()(**vars(row), total=row.weights.sum().item())
+        loss, _ = training.objective.train()(**vars(row), total=row.weights.sum().item())
         loss.backward()
     return counted.peak / 2**20
 
