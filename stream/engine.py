@@ -14,6 +14,7 @@ from videollm.budgets import Budgets, build_budgets
 from videollm.eviction import EvictionPolicy
 from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
+from videollm.step_graphs import CudaCapture, StepGraphs
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Engine:
         self.model = model
         self.context = model.context
         self.cache = LayerBudgetCache(model, slots, budget, policy)
+        on_gpu = self.cache.lengths.is_cuda
+        self.graphs = StepGraphs(model, self.cache, CudaCapture()) if on_gpu else None
         self._free = list(reversed(range(slots)))
         self._waiting: dict[int, deque[Script]] = {}
         self._running: dict[int, tuple[Script, Read]] = {}
@@ -121,7 +124,7 @@ class Engine:
         """One chunk of each of these streams, as one batch, and what they do with it."""
         chunks = [Chunk(slot, wanted.ids, wanted.pixels, wanted.ends) for slot, (_, wanted) in batch]
         ends = [len(chunk.asked) for chunk in chunks]
-        logits = read(self.model, chunks, self.cache).split(ends)  # each [ends, vocabulary]
+        logits = read(self.model, chunks, self.cache, self.graphs).split(ends)  # each [ends, vocabulary]
         for (slot, (script, _)), its in zip(batch, logits, strict=True):
             del self._running[slot]
             self._advance(slot, script, its, done)

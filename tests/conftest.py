@@ -28,6 +28,7 @@ from videollm import VideoLLM, VideoLLMConfig
 from videollm.configuration import DepthConfig
 from videollm.layer_budget import LayerBudgetCache
 from videollm.packed import Chunk, read
+from videollm.step_graphs import StepGraphs
 
 NO_CHROMIUM = "Chromium is not installed"
 
@@ -118,9 +119,11 @@ class Recorder:
         self.last: dict[int, torch.Tensor] = {}
         monkeypatch.setattr(engine, "read", self.read)
 
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> torch.Tensor:
+    def read(
+        self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache, graphs: StepGraphs | None
+    ) -> torch.Tensor:
         (chunk,) = chunks
-        logits = read(model, chunks, cache)
+        logits = read(model, chunks, cache, graphs)
         self.ids += chunk.ids
         if chunk.pixels is not None:
             self.pixels.append(chunk.pixels)

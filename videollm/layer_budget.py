@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +163,10 @@ class LayerBudgetCache(Cache):
         self.positions += counts
         return packing
 
-    def rotary(self, packing: Packing) -> list[tuple[Tensor, Tensor]]:
-        """Rotary embeddings of a step in each layer of an evicting cache, (cos, sin) [1, total, head_dim]."""
+    def rotary(self, packing: Packing) -> tuple[Tensor, Tensor]:
+        """Rotary embeddings of a step in an evicting cache, cos and sin [layers, 1, total, head_dim]."""
         assert self._rotary is not None and packing.marks is not None
-        cos, sin = self._rotary(packing.marks[:, None] >> 1)  # [layers, 1, total, head_dim]
-        return list(zip(cos, sin, strict=True))
+        return self._rotary(packing.marks[:, None] >> 1)
 
     def append(self, layer: int, query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> SlabLayer:
         """Store a layer's new tokens of a step, query [total, heads, head_dim], key and value [total,
@@ -231,6 +231,18 @@ class LayerBudgetCache(Cache):
             layer.load(slot, held)
         self.positions[:, slot] = state.positions
         self.seen[slot] = state.seen
+
+    @contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """Between the beginning of a step and its layers: the host takes no note of what is appended inside,
+        but for each layer's `latest` before the end."""
+        filled, exact = self._known.filled.copy(), self._known.exact.copy()
+        try:
+            yield
+        finally:
+            self._known.filled[:], self._known.exact[:] = filled, exact
+            for layer in self.layers:
+                layer.latest = None
 
     def recount(self) -> None:
         """Let the host know exactly how much each row is filled; on a GPU it waits for it."""

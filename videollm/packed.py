@@ -7,6 +7,7 @@ some and replies of others share a step, and nothing is padded.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from videollm.varlen import PackedSequences, sequence_attention
 if TYPE_CHECKING:
     from videollm.depth_lm import DepthLM
     from videollm.modeling import VideoLLM
+    from videollm.step_graphs import StepGraphs
 
 ATTENTION = "videollm"
 
@@ -45,9 +47,23 @@ class Chunk(NamedTuple):
         return (len(self.ids),) if self.ends is None else self.ends
 
 
+@dataclass(frozen=True)
+class Step:
+    """All that the decoder's layers read in a step beside their weights and the cache."""
+
+    hidden: Tensor  # [1, total, dim]
+    rotary: tuple[Tensor, Tensor]  # cos and sin [layers, 1, total, head_dim], or [1, ...] for all layers
+    frames: FramePlaces | None
+    packing: Packing
+
+
 @torch.inference_mode()
-def read(model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tensor:
+def read(
+    model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache, graphs: StepGraphs | None = None
+) -> Tensor:
     """Next-token logits after the ends of each chunk, float32 [ends of all chunks, vocabulary].
+
+    `graphs` are of this model and this cache; without them the layers are called one by one.
 
     Raises ValueError for chunks that don't fit into the cache, for two of one slot, and for a model whose
     layers were given another attention than `ATTENTION`.
@@ -65,7 +81,7 @@ def read(model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tenso
     pixels = [chunk.pixels for chunk in by_slot if chunk.pixels is not None]
     frames = model.encode_frames(torch.cat(pixels).to(device)) if pixels else None
     hidden, places = model.embed(ids, frames)  # [1, total, dim]
-    hidden = decode(model, hidden, places, cache, counts, model.is_text(ids[0]))
+    hidden = decode(model, hidden, places, cache, counts, model.is_text(ids[0]), graphs)
     starts = [0, *accumulate(counts)]
     rows = [starts[c.slot] + end - 1 for c in chunks for end in c.asked]
     return model.lm_head(model.model.norm(hidden[0, rows])).float()
@@ -78,6 +94,7 @@ def decode(
     cache: LayerBudgetCache,
     counts: list[int],
     text: Tensor,
+    graphs: StepGraphs | None = None,
 ) -> Tensor:
     """Packed tokens [1, total, dim], so many of each slot, through the decoder's layers, not its last norm.
 
@@ -86,18 +103,28 @@ def decode(
     _check(model)
     packing = cache.begin_step(counts, text)
     assert packing.positions is not None
-    positions = packing.positions[None]
     if cache.evicts:
-        rotary = cache.rotary(packing)
+        cos, sin = cache.rotary(packing)  # [layers, 1, total, head_dim]
     else:
-        rotary = [model.model.rotary_emb(hidden, positions)] * len(model.model.layers)
-    for layer, embeddings in zip(model.model.layers, rotary, strict=True):
+        cos, sin = (part[None] for part in model.model.rotary_emb(hidden, packing.positions[None]))
+    step = Step(hidden, (cos, sin), frames, packing)
+    return run_layers(model, step) if graphs is None else graphs.run(step)
+
+
+def run_layers(model: DepthLM, step: Step) -> Tensor:
+    """A step through the decoder's layers one by one, [1, total, dim]; nothing waits for the device unless a
+    router does."""
+    hidden, (cos, sin), packing = step.hidden, step.rotary, step.packing
+    assert packing.positions is not None
+    layers = model.model.layers
+    rotary = (part.expand(len(layers), -1, -1, -1).unbind() for part in (cos, sin))
+    for layer, *embeddings in zip(layers, *rotary, strict=True):
         hidden = layer(
             hidden,
             attention_mask=None,
-            position_ids=positions,
-            position_embeddings=embeddings,
-            frames=frames,
+            position_ids=packing.positions[None],
+            position_embeddings=tuple(embeddings),
+            frames=step.frames,
             packing=packing,
         )
     return hidden

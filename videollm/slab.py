@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -85,7 +85,7 @@ class SlabLayer(CacheLayerMixin):
             if policy.accumulates:
                 self.attention = torch.empty(slots, kv_heads, capacity, device=device)
         self.is_initialized = True
-        self._latest: _Latest | None = None
+        self.latest: Stored | None = None
 
     @property
     def filled(self) -> np.ndarray:
@@ -109,7 +109,7 @@ class SlabLayer(CacheLayerMixin):
         """Store new tokens behind those that their slots hold, key and value [total, kv_heads, head_dim] with
         their marks int32 [total]; query [total, heads, head_dim] is kept until the next step."""
         slot, total = packing.slot, len(key)
-        if slot is not None and self.exact[slot]:  # one stream's tokens lie side by side
+        if slot is not None and self.exact[slot] and not packing.on_device:  # they lie side by side
             first = int(self.filled[slot])
             places = torch.arange(first, first + total, device=key.device)
             self.keys[slot, :, first : first + total] = key.transpose(0, 1)
@@ -125,18 +125,22 @@ class SlabLayer(CacheLayerMixin):
         if self.attention is not None:
             self.attention[packing.slots, :, places] = 0
         self.lengths += packing.counts
-        self.filled[:] += packing.sizes
-        self.exact[:] &= packing.exact
         wanted = self.queries is not None or self.attention is not None
-        self._latest = _Latest(packing, places, query if wanted else None)
+        self.note(Stored(packing, places, query if wanted else None))
+
+    def note(self, stored: Stored) -> None:
+        """Let the host know what was stored."""
+        self.filled[:] += stored.packing.sizes
+        self.exact[:] &= stored.packing.exact
+        self.latest = stored
 
     def settle(self) -> None:
         """The latest step is over: its tokens can't be rewound any more, and their queries count."""
-        if self._latest is not None:
-            self._count_queries(self._latest, self.queries, self.attention)
-        self._latest = None
+        if self.latest is not None:
+            self._count_queries(self.latest, self.queries, self.attention)
+        self.latest = None
 
-    def _count_queries(self, latest: _Latest, ring: Tensor | None, attention: Tensor | None) -> None:
+    def _count_queries(self, latest: Stored, ring: Tensor | None, attention: Tensor | None) -> None:
         """Bring the latest step's queries into `ring` and `attention`, which are shaped as those here."""
         slots, places, queries = latest.packing.slots, latest.places, latest.queries
         if queries is None:
@@ -158,9 +162,9 @@ class SlabLayer(CacheLayerMixin):
 
     def rewind(self, slot: int, begin: int, end: int) -> None:
         """Forget those of the latest step's tokens begin ... end - 1 of a slot, its last, that ran here."""
-        if self._latest is None:
+        if self.latest is None:
             return
-        removed = self._latest.packing.among(slot, begin, end)
+        removed = self.latest.packing.among(slot, begin, end)
         self.lengths[slot] -= removed
         if self.lengths.is_cpu:
             self.filled[slot] -= int(removed)
@@ -170,9 +174,9 @@ class SlabLayer(CacheLayerMixin):
     def forget(self, slot: int) -> None:
         """Empty a slot."""
         self.hold(slot, 0)
-        if self._latest is not None:  # what the slot will hold must not be taken for what it held
-            behind = self._latest.places.masked_fill(self._latest.packing.slots == slot, self.capacity)
-            self._latest = self._latest._replace(places=behind)
+        if self.latest is not None:  # what the slot will hold must not be taken for what it held
+            behind = self.latest.places.masked_fill(self.latest.packing.slots == slot, self.capacity)
+            self.latest = self.latest._replace(places=behind)
 
     def row(self, slot: int, rotary: RotaryTable) -> Row:
         """What a slot holds; `filled` must be exact."""
@@ -231,8 +235,8 @@ class SlabLayer(CacheLayerMixin):
             state["marks"] = self.marks[slot, :, :length]
         queries = None if self.queries is None else self.queries.clone()
         attention = None if self.attention is None else self.attention.clone()
-        if self._latest is not None:
-            self._count_queries(self._latest, queries, attention)
+        if self.latest is not None:
+            self._count_queries(self.latest, queries, attention)
         if queries is not None:
             state["queries"] = self._in_order(queries[slot], length)
         if attention is not None:
@@ -285,7 +289,7 @@ class SlabLayer(CacheLayerMixin):
         return self.capacity
 
 
-class _Latest(NamedTuple):
+class Stored(NamedTuple):
     """What a layer stored in the latest step."""
 
     packing: Packing
@@ -306,6 +310,7 @@ class Packing:
     marks: Tensor | None = None  # int32 [layers, total], of a whole step where a cache evicts: `SlabLayer`
     whole: Packing | None = None  # the step's tokens, where these are not all of them
     index: Tensor | None = None  # int64 [total], where each of these stands among them, ascending
+    on_device: bool = False  # whether nothing that the host knows may decide where tokens are stored
 
     @classmethod
     def of(cls, cache: LayerBudgetCache, counts: list[int], text: Tensor) -> Self:
@@ -344,12 +349,32 @@ class Packing:
     def select(self, index: Tensor) -> Packing:
         """The tokens at `index` [kept] alone, ascending, of all of a step's."""
         starts = torch.searchsorted(index, self.starts.long()).int()
-        exact = self.slot is not None or starts.is_cpu
+        sizes, exact = self._sizes_among(len(index))
+        if not exact and starts.is_cpu and not self.on_device:
+            sizes, exact = starts.diff().numpy(), True
+        return Packing(
+            self.cache,
+            self.slots[index],
+            starts,
+            sizes,
+            exact,
+            whole=self,
+            index=index,
+            on_device=self.on_device,
+        )
+
+    def again(self, step: Packing) -> Packing:
+        """The same choice of tokens of a later step of the same shape."""
+        if self.index is None:
+            return step
+        sizes, exact = step._sizes_among(len(self.index))
+        return replace(self, sizes=sizes, exact=exact, whole=step)
+
+    def _sizes_among(self, kept: int) -> tuple[np.ndarray, bool]:
+        """How many tokens each slot has, or more, where so many of all are kept; whether not more."""
         if self.slot is not None:
-            sizes = np.where(self.sizes, len(index), 0)
-        else:
-            sizes = starts.diff().numpy() if starts.is_cpu else self.sizes.clip(max=len(index))
-        return Packing(self.cache, self.slots[index], starts, sizes, exact, whole=self, index=index)
+            return np.where(self.sizes, kept, 0), True
+        return self.sizes.clip(max=kept), False
 
     def marks_in(self, layer: int) -> Tensor | None:
         """The marks of these tokens in a layer, int32 [total]."""

@@ -18,7 +18,7 @@ class Rehearsal:
         self.fed: list[int] = []
         self.sequence = sequence
 
-    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache) -> Tensor:
+    def read(self, model: VideoLLM, chunks: list[Chunk], cache: LayerBudgetCache, graphs: None) -> Tensor:
         (chunk,) = chunks
         self.fed += chunk.ids
         cache.seen[chunk.slot] += len(chunk.ids)

@@ -190,7 +190,8 @@ def streams(
         steps = "together" if row.together else "each for itself"
         table.add_row(row.way, steps, str(row.streams), f"{row.p95_ms:.0f}", f"{row.median_ms:.0f}")
     table.caption = "; ".join(
-        f"{rate.way}, one stream, {rate.chunk_frames} a chunk: {rate.frames_per_second:.1f} frames/s"
+        f"{rate.way}, one stream, {rate.chunk_frames} a chunk"
+        f"{', CUDA graphs' * rate.graphs}: {rate.frames_per_second:.1f} frames/s"
         for rate in pace
     )
     figures = {"model": name, "history": history, "seconds": seconds}

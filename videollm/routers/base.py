@@ -33,6 +33,7 @@ class Router(nn.Module):
     """
 
     positional: ClassVar[bool] = False
+    fixed: ClassVar[bool] = True  # whether as many of each frame run, whatever it shows
 
     def __init__(self, depth: DepthConfig, hidden_size: int, layer_idx: int, num_layers: int) -> None:
         super().__init__()

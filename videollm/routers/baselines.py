@@ -54,7 +54,7 @@ class UniformRouter(Router):
         frames, tokens, _ = hidden.shape
         k = math.ceil(self.depth.ratio * tokens)
         kept = torch.zeros(frames, tokens, dtype=torch.bool, device=hidden.device)
-        kept[:, [(index + 1) * tokens // k - 1 for index in range(k)]] = True
+        kept[:, torch.arange(1, k + 1, device=hidden.device) * tokens // k - 1] = True
         return Routing(kept, k=k)
 
 

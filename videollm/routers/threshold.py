@@ -17,6 +17,8 @@ class ThresholdRouter(ScoringRouter):
     """The paper's load term, alpha F G with the share F of tokens that run and their mean gate G, asks for
     less and less; with little training it is too weak, and a rate term holds the share at `depth.ratio`."""
 
+    fixed = False
+
     def forward(self, hidden: Tensor, positions: Tensor | None = None) -> Routing:
         gates = self.gates(hidden)  # [frames, tokens]
         kept = gates >= self.depth.threshold
