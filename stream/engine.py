@@ -97,6 +97,10 @@ class Engine:
         """Whether any stream has something to do."""
         return bool(self._running) or any(self._waiting.values())
 
+    def busy_with(self, slot: int) -> bool:
+        """Whether this stream has something to do."""
+        return slot in self._running or bool(self._waiting[slot])
+
     def step(self) -> dict[int, list[Event]]:
         """Read one chunk of every stream that has something to do; what those said that are done with one of
         their inputs, by slot."""

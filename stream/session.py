@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from stream.recall import Recollection, recall
 from stream.sources.square import pad_to_square
 from videollm import VideoLLM
 from videollm.prompt import Prompt
+from videollm.snapshot import Beside, SnapshotError, read_snapshot, snapshot
 
 MAX_REPLY_TOKENS = 48
 # Shares of the context: what moments may take when a full one begins anew, the longest question, and the
@@ -163,6 +165,56 @@ class Session:
     def _check_length(self, what: str, tokens: int) -> None:
         if tokens > (most := int(self.engine.context * QUESTION_SHARE)):
             raise ValueError(f"{what} is too long: {tokens} tokens, and {most} are the most")
+
+    def snapshot(self, path: Path) -> None:
+        """Write the stream between two steps, all but its journal: what the cache holds, the clock, questions
+        that are pending, moments. What lay at `path` stays there until all is written.
+
+        OSError where it can't be written; RuntimeError in the middle of a step.
+        """
+        self._check_idle()
+        self._notice_evictions()
+        pictures = [moment.pixels for moment in self._moments]
+        if self._seen is not None:
+            pictures.append(self._seen)
+        facts = {
+            "time": self.time,
+            "held": self._held,
+            "questions": self._questions,
+            "moments": [(moment.time, moment.words) for moment in self._moments],
+            "lead": self._lead,
+            "in_frames": self._in_frames,
+        }
+        tensors = {"pictures": torch.stack(pictures)} if pictures else {}  # [pictures, 3, size, size]
+        snapshot(self.engine.cache, self.slot, path, Beside(tensors, facts))
+
+    def restore(self, path: Path) -> None:
+        """Go on with the stream that was written to `path`, in place of this one; the journal stays.
+
+        Raises SnapshotError, and changes nothing, for a file of another model or budget, of another version,
+        that is cut, or that holds a cache alone; OSError where there is none; RuntimeError in the middle of a
+        step.
+        """
+        self._check_idle()
+        state, beside = read_snapshot(self.engine.cache, path)
+        facts = beside.facts
+        if facts is None:
+            raise SnapshotError(f"{path} holds a cache without its session")
+        self.engine.cache.load(self.slot, state)
+        pictures = list(beside.tensors.get("pictures", ()))
+        self.time, self._held = facts["time"], facts["held"]
+        self._evictions = self.engine.cache.evictions[self.slot]
+        self._questions = [(time, question) for time, question in facts["questions"]]
+        self._moments = [
+            Moment(time, picture, words)
+            for (time, words), picture in zip(facts["moments"], pictures, strict=False)
+        ]
+        self._seen = pictures[-1] if len(pictures) > len(self._moments) else None
+        self._lead, self._in_frames = facts["lead"], facts["in_frames"]
+
+    def _check_idle(self) -> None:
+        if self.engine.busy_with(self.slot):
+            raise RuntimeError("the stream is in the middle of a step")
 
     def tell(self, event: Event) -> list[Event]:
         """Let the journal have what others say of the stream, such as a feed; gives it, and its notices."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,35 @@ from videollm.layer_budget import LayerBudgetCache, StreamState
 
 FORMAT = 1
 KEY = "videollm_stream"  # of the metadata
+BESIDE = "beside"
 
 
 class SnapshotError(ValueError):
     """A file that no stream can go on from, or not with this cache."""
 
 
-def snapshot(cache: LayerBudgetCache, slot: int, path: Path) -> None:
+@dataclass(frozen=True)
+class Beside:
+    """What is written with a stream's cache by who owns the stream: tensors, and what JSON can say."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] | None = None
+
+
+def snapshot(cache: LayerBudgetCache, slot: int, path: Path, beside: Beside | None = None) -> None:
     """Write what the cache holds of a stream as safetensors. What lay at `path` stays there until all is
     written. OSError where it can't be."""
-    state = cache.state(slot)
+    state, beside = cache.state(slot), beside or Beside()
     tensors = {
         f"{index}.{name}": tensor for index, held in enumerate(state.layers) for name, tensor in held.items()
     }
+    tensors |= {f"{BESIDE}.{name}": tensor for name, tensor in beside.tensors.items()}
     facts = {
         "format": FORMAT,
         "cache": cache_facts(cache),
         "seen": state.seen,
         "positions": state.positions,
+        BESIDE: beside.facts,
     }
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)
@@ -52,8 +64,17 @@ def snapshot(cache: LayerBudgetCache, slot: int, path: Path) -> None:
 def restore(cache: LayerBudgetCache, slot: int, path: Path) -> None:
     """Let a slot hold the stream that was written to `path`, in place of its own.
 
-    Raises SnapshotError, and changes nothing, for a file of another model, of a cache of other budgets, of
-    another version, or that is cut; OSError where there is none.
+    Raises what `read_snapshot` does, and changes nothing then.
+    """
+    state, _ = read_snapshot(cache, path)
+    cache.load(slot, state)
+
+
+def read_snapshot(cache: LayerBudgetCache, path: Path) -> tuple[StreamState, Beside]:
+    """What was written to `path`, for `cache.load`, and what was written beside it.
+
+    Raises SnapshotError for a file of another model, of a cache of other budgets, of another version, or that
+    is cut; OSError where there is none.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no snapshot {path}")
@@ -62,12 +83,14 @@ def restore(cache: LayerBudgetCache, slot: int, path: Path) -> None:
             facts = json.loads((file.metadata() or {}).get(KEY, "{}"))
             _check(cache, facts, path)
             layers: list[dict[str, Tensor]] = [{} for _ in cache.layers]
+            beside = Beside(facts=facts.get(BESIDE))
             for key in file.keys():  # noqa: SIM118 - no mapping
-                index, name = key.split(".")
-                layers[int(index)][name] = file.get_tensor(key)
+                whose, name = key.split(".")
+                held = beside.tensors if whose == BESIDE else layers[int(whose)]
+                held[name] = file.get_tensor(key)
     except SafetensorError as error:
         raise SnapshotError(f"{path} is cut or no snapshot of a stream: {error}") from error
-    cache.load(slot, StreamState(layers, facts["positions"], facts["seen"]))
+    return StreamState(layers, facts["positions"], facts["seen"]), beside
 
 
 def cache_facts(cache: LayerBudgetCache) -> dict[str, Any]:
