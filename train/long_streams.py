@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stream.engine import Engine
 from stream.frames import Event, Frame
 from stream.session import Session
 from stream.sources import open_source
@@ -36,6 +37,7 @@ from videollm.cli.loading import load_session
 # Neither the training clips' seeds nor those of other benchmarks.
 CLIP_SEED = 3_000_000
 WITHOUT = "without"
+PAIRED = 600  # frames that the young stream sees
 CLIP_RATE = 10  # frames a second of the clip that is played over and over
 
 Model = Annotated[str, typer.Option(help="the model")]
@@ -123,39 +125,68 @@ def quality(
     console.print(shown)
 
 
-def played(session: Session, clip: Path, hours: float, block: float) -> Iterator[dict[str, Any]]:
-    """What each `block` hours of stream took, the clip played over and over, frame by frame."""
+def played(
+    session: Session, young: Session, clip: Path, hours: float, block: float
+) -> Iterator[dict[str, Any]]:
+    """What each `block` hours of stream took, the clip played over and over, frame by frame.
+
+    Before a block ends the stream as it was after the first, `young`, sees the same frames in turn with it:
+    what disturbs one disturbs both.
+    """
     process = psutil.Process()
     latencies: list[float] = []
+    beside: list[float] = []  # of the young one
     said = frames = number = 0
     begun, offset = time.perf_counter(), 0.0
-    while True:
-        begin, length = frames, 0.0
-        with open_source(str(clip), FPS) as source:
-            for frame in source:
-                at = time.perf_counter()
-                said += len(session.step(Frame(offset + frame.time, frame.pixels)))
-                latencies.append(time.perf_counter() - at)
-                frames += 1
-                if frames == round(3600 * block * FPS * (number + 1)):
-                    number += 1
-                    yield {
-                        "hours": number * block,
-                        "rss_mib": process.memory_info().rss / 2**20,
-                        "cache_mib": session.engine.cache.nbytes / 2**20,
-                        "median_ms": 1e3 * statistics.median(latencies),
-                        "p95_ms": 1e3 * statistics.quantiles(latencies, n=20)[-1],
-                        "sayings": said,
-                        "drift_seconds": session.time - (frames - 1) / FPS,
-                        "seconds": time.perf_counter() - begun,
-                    }
-                    latencies, said, begun = [], 0, time.perf_counter()
-                    if number >= round(hours / block):
-                        return
-                length = frame.time + 1 / FPS
-        if frames == begin:
-            raise ValueError(f"{clip} has no frames")
-        offset += length
+    with tempfile.TemporaryDirectory() as folder:
+        while True:
+            begin, length = frames, 0.0
+            with open_source(str(clip), FPS) as source:
+                for frame in source:
+                    left = round(3600 * block * FPS * (number + 1)) - frames
+                    if number and left == min(PAIRED, frames // number):
+                        young.restore(Path(folder) / "young")
+                    if number and left <= PAIRED:
+                        _timed(young, Frame(young.time + 1 / FPS, frame.pixels), beside)
+                    said += _timed(session, Frame(offset + frame.time, frame.pixels), latencies)
+                    frames += 1
+                    if left == 1:
+                        number += 1
+                        yield {
+                            "hours": number * block,
+                            "rss_mib": process.memory_info().rss / 2**20,
+                            "cache_mib": session.engine.cache.nbytes / 2**20,
+                            "median_ms": 1e3 * statistics.median(latencies),
+                            "p95_ms": 1e3 * statistics.quantiles(latencies, n=20)[-1],
+                            "of_young": _of_young(latencies, beside),
+                            "sayings": said,
+                            "drift_seconds": session.time - (frames - 1) / FPS,
+                            "seconds": time.perf_counter() - begun,
+                        }
+                        if number == 1:
+                            session.snapshot(Path(folder) / "young")
+                        latencies, beside, said, begun = [], [], 0, time.perf_counter()
+                        if number >= round(hours / block):
+                            return
+                    length = frame.time + 1 / FPS
+            if frames == begin:
+                raise ValueError(f"{clip} has no frames")
+            offset += length
+
+
+def _timed(session: Session, frame: Frame, latencies: list[float]) -> int:
+    """How much is said at a frame; its seconds go to `latencies`."""
+    at = time.perf_counter()
+    said = len(session.step(frame))
+    latencies.append(time.perf_counter() - at)
+    return said
+
+
+def _of_young(latencies: list[float], beside: list[float]) -> float | None:
+    """The median of a frame as a share of the young stream's, of the frames that both saw in turn."""
+    if not beside:
+        return None
+    return statistics.median(latencies[-len(beside) :]) / statistics.median(beside)
 
 
 @app.command()
@@ -176,7 +207,15 @@ def soak(
         out, {"hours": hours, "block": block, "clip_minutes": clip_minutes, "budget": budget, "model": model}
     )
     shown = Table(
-        "hours", "resident MiB", "cache MiB", "median ms", "95 % ms", "sayings", "drift s", "x real time"
+        "hours",
+        "resident MiB",
+        "cache MiB",
+        "median ms",
+        "95 % ms",
+        "of hour 1's, in turn",
+        "sayings",
+        "drift s",
+        "x real time",
     )
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
@@ -188,7 +227,8 @@ def soak(
         write_clip(clip, np.concatenate(parts), CLIP_RATE)
         del media, parts
         session = load_session(model, "auto", budget=budget)
-        for row in played(session, clip, hours, block):
+        young = Session(session.model, engine=Engine(session.model, budget=session.engine.cache.budgets))
+        for row in played(session, young, clip, hours, block):
             results.add(f"{row['hours']:g}", row)
             console.print(f"{row['hours']:g} hours, {row['rss_mib']:.0f} MiB resident")
             shown.add_row(
@@ -197,6 +237,7 @@ def soak(
                 f"{row['cache_mib']:.1f}",
                 f"{row['median_ms']:.1f}",
                 f"{row['p95_ms']:.1f}",
+                "" if row["of_young"] is None else f"{row['of_young']:.2f}",
                 f"{row['sayings']}",
                 f"{row['drift_seconds']:+.3f}",
                 f"{3600 * block / row['seconds']:.1f}",
