@@ -281,6 +281,19 @@ def test_settings_reach_the_model(server: Running, browser: Browser) -> None:
         assert live.figures().narrations == before
 
 
+def test_what_an_answer_was_recalled_from_stands_behind_it(
+    model: VideoLLM, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.config, "context_tokens", 300)
+    with running(model, threshold=1.0, journal=tmp_path) as server, opened(browser, server.http) as page:
+        start(page)
+        expect(page.locator(".notice", has_text="The context is full").first).to_be_visible()
+        ask(page, "What came first?")
+        recalled = page.get_by_role("list", name="Recalled from").get_by_role("listitem")
+        expect(recalled).to_have_text([f"0:00 {narrations(page)[0]}"])
+        assert recalled.locator("time").get_attribute("datetime") == "PT0.0S"
+
+
 def test_a_question_by_voice(server: Running, browser: Browser) -> None:
     with opened(browser, server.http) as page:
         page.add_init_script(

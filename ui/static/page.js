@@ -126,8 +126,9 @@ function listenTo(stream) {
     caption(id, text, true);
   });
   on("answer.delta", ({ id, start, text }) => timeline.add(id, "answer", start, text));
-  on("answer", ({ id, start, text, sequence }) => {
+  on("answer", ({ id, start, text, sequence, moments }) => {
     timeline.say(id, "answer", start, text);
+    if (moments) timeline.recall(id, moments);
     illustrate(stream, id, sequence);
     if (find("speak").checked) speak(text);
   });

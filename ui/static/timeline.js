@@ -65,6 +65,11 @@ export class Timeline {
     while (this.#spoken.children.length > SPOKEN) this.#spoken.firstChild.remove();
   }
 
+  // What the journal held of the moments that an answer was recalled from.
+  recall(id, recalled) {
+    this.#change(() => this.#moments.get(id)?.recall(recalled));
+  }
+
   // The picture of a moment (a Blob) whose whole text has come.
   illustrate(id, picture) {
     const moment = this.#moments.get(id);
@@ -169,6 +174,17 @@ class Moment {
     if (time !== null) this.#setTime(time);
   }
 
+  recall(recalled) {
+    const list = element("ul", "recalled");
+    list.ariaLabel = "Recalled from";
+    for (const { time, text } of recalled) {
+      const item = element("li");
+      item.append(timeOf(time), ` ${text}`);
+      list.append(item);
+    }
+    this.#text.after(list);
+  }
+
   illustrate(picture) {
     this.url = this.#image.src = URL.createObjectURL(picture);
     this.button.ariaLabel = `Show ${this.time} large: ${this.text}`;
@@ -176,8 +192,10 @@ class Moment {
   }
 
   #setTime(seconds) {
-    this.time = this.#time.textContent = clock(seconds);
-    this.#time.dateTime = `PT${seconds.toFixed(1)}S`;
+    const time = timeOf(seconds);
+    this.#time.replaceWith(time);
+    this.#time = time;
+    this.time = time.textContent;
   }
 
   remove() {
@@ -232,6 +250,13 @@ export function clock(seconds) {
   const minutes = Math.floor(whole / 60);
   const front = minutes < 60 ? `${minutes}` : `${Math.floor(minutes / 60)}:${two(minutes % 60)}`;
   return `${front}:${two(whole % 60)}`;
+}
+
+function timeOf(seconds) {
+  const time = element("time");
+  time.textContent = clock(seconds);
+  time.dateTime = `PT${seconds.toFixed(1)}S`;
+  return time;
 }
 
 function element(name, className = "") {
