@@ -282,6 +282,7 @@ def machine() -> dict[str, str]:
     return {
         "date": date.today().isoformat(),
         "cpu": f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

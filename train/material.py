@@ -31,6 +31,7 @@ from train.vocabulary import load_vocabulary
 from videollm import bases
 from videollm.checkpoints import build
 from videollm.configuration import VideoLLMConfig
+from videollm.inference import prepare_tower
 from videollm.vision import VisionTower
 
 console = Console()
@@ -69,9 +70,9 @@ def class_names() -> list[str]:
 
 
 def vision_tower() -> VisionTower:
-    """The frozen one that all of it is seen through."""
+    """The frozen one that all of it is seen through, as fast as the CPU has it."""
     names = VideoLLMConfig(language_model_name=bases.SMOLLM2, vision_name=bases.EFFICIENTNET_LITE0)
-    return build(names).vision_tower
+    return prepare_tower(build(names).vision_tower)
 
 
 def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Material:

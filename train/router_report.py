@@ -23,18 +23,25 @@ COLUMNS = (
 
 
 def summary(rows: dict[str, dict[str, Any]], routers: tuple[str, ...]) -> list[list[str]]:
-    """Of each router what `COLUMNS` name: mean and standard deviation over its seeds."""
+    """Of each router what `COLUMNS` name: mean and standard deviation over its seeds. Time and memory are of
+    the models that were made on the first one's machine."""
     runs: dict[str, list[list[float]]] = defaultdict(list)
+    costs: dict[str, list[list[float]]] = defaultdict(list)
     for name, row in rows.items():
+        router = name.rpartition("-")[0]
         said = [row["session"][key] for key in ("named", "narrated", "false_per_event")]
-        taught = [row["metrics"][key] for key in METRICS]
-        cost = [row["training_processor_seconds"] / 60, row["step_mib"]]
-        runs[name.rpartition("-")[0]].append([*said, *taught, *cost])
+        runs[router].append([*said, *(row["metrics"][key] for key in METRICS)])
+        if "machine" not in row:
+            costs[router].append([row["training_processor_seconds"] / 60, row["step_mib"]])
     return [
-        [router, str(len(runs[router])), *(_spread(column) for column in zip(*runs[router], strict=True))]
+        [router, str(len(runs[router])), *_spreads(runs[router]), *(_spreads(costs[router]) or ["", ""])]
         for router in routers
         if router in runs
     ]
+
+
+def _spreads(seeds: list[list[float]]) -> list[str]:
+    return [_spread(column) for column in zip(*seeds, strict=True)]
 
 
 def _spread(values: tuple[float, ...]) -> str:
@@ -55,7 +62,7 @@ def render(rows: dict[str, dict[str, Any]], facts: dict[str, Any], routers: tupl
         "trained on; mean and standard deviation over seeds. Named, narrated and false are of a session that "
         "speaks by itself; the four metrics are VideoLLM-online's, teacher-forced. A step's memory is what "
         "it makes beside the weights. Made by `python -m train.router_quality`, everything is in "
-        "`routers.json`.",
+        "`routers.json`." + _elsewhere(rows),
         "",
         *table(list(COLUMNS), summary(rows, routers)),
         "",
@@ -63,6 +70,17 @@ def render(rows: dict[str, dict[str, Any]], facts: dict[str, Any], routers: tupl
     ]
     told = {router: rows[f"{router}-0"]["told"] for router in routers if f"{router}-0" in rows}
     return "\n".join([*lines, *_side_by_side(told)]) + "\n"
+
+
+def _elsewhere(rows: dict[str, dict[str, Any]]) -> str:
+    """Which models are of another machine, as a sentence."""
+    names = [name for name, row in rows.items() if "machine" in row]
+    if not names:
+        return ""
+    return (
+        f" {', '.join(names)} were made and measured on another machine: they count for what they say, and "
+        "not for time and memory."
+    )
 
 
 def _side_by_side(told: dict[str, list[dict[str, Any]]]) -> Iterator[str]:

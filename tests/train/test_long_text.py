@@ -122,6 +122,11 @@ def test_results_go_on_and_refuse_other_settings(tmp_path: Path) -> None:
     again.add("window", {"perplexity": 4.5})
     assert json.loads(path.read_text())["machine"] == {"date": "tomorrow"}
     assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
+    elsewhere = Results(path, settings, {"date": "later", "cpu": "another"})
+    elsewhere.add("h2o", {"perplexity": 5.5})
+    assert json.loads(path.read_text())["machine"] == {"date": "tomorrow"}
+    assert elsewhere.rows["h2o"]["machine"] == {"date": "later", "cpu": "another"}
+    assert "machine" not in elsewhere.rows["window"]
     with pytest.raises(ValueError, match="with another lengths; name another file"):
         Results(path, settings | {"lengths": (1,)}, {})
     path.write_text("[]")

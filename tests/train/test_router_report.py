@@ -20,6 +20,11 @@ def test_seeds_become_mean_and_spread_in_the_order_of_the_routers():
     assert [row["router"] for row in found] == ["full", "top_k"]
     assert [row["named"] for row in found] == ["0.800", "0.600 ± 0.141"]
     assert found[1]["training, min of a core"] == "10.0 ± 0.0"
+    elsewhere = {"machine": {"cpu": "slow"}, "training_processor_seconds": 6000.0}
+    rows |= {"top_k-2": measured(0.6, []) | elsewhere, "random-0": measured(0.4, []) | elsewhere}
+    found = [dict(zip(COLUMNS, row, strict=True)) for row in summary(rows, ("top_k", "random"))]
+    assert found[0]["seeds"] == "3" and found[0]["training, min of a core"] == "10.0 ± 0.0"
+    assert found[1]["named"] == "0.400" and found[1]["step, MiB"] == ""
 
 
 def test_the_page_sets_what_each_says_of_a_clip_side_by_side():
