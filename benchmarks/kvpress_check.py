@@ -86,7 +86,7 @@ def score(
 ) -> dict[str, float]:
     """What `videollm bench cache` tells, by kvpress; the whole cache where the name is "full"."""
     losses: list[float] = []
-    exact, likelihoods = [], []
+    exact, digits, likelihoods = [], [], []
     for document in documents:
         first = len(document["ids"]) - document["scored"]
         context, scored = document["ids"][:first], document["ids"][first:]
@@ -99,11 +99,14 @@ def score(
             ids, answer = question["ids"] + question["answer"], torch.tensor(question["answer"])
             saying = reader.read(ids)[-len(answer) - 1 : -1].log_softmax(-1)
             reader.forget(len(ids))
-            exact.append(float((saying.argmax(-1) == answer).all()))
+            right = saying.argmax(-1) == answer
+            exact.append(float(right.all()))
+            digits.append(float(right.float().mean()))
             likelihoods.append(float(saying.gather(1, answer[:, None]).mean()))
     return {
         "perplexity": math.exp(mean(losses)),
         "exact": mean(exact),
+        "digits": mean(digits),
         "log_probability": mean(likelihoods),
     }
 
@@ -121,8 +124,9 @@ def main() -> None:
     if not settings["evict_once"]:
         parser.error(f"{arguments.figures} was measured without --evict-once, which is what kvpress does")
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    print(f"{'budget':8}{'press':20}{'perplexity':>24}{'exact':>20}{'log-probability':>24}")
-    print(f"{'':28}{'kvpress      here':>24}{'kvpress      here':>20}{'kvpress      here':>24}")
+    print(f"{'budget':8}{'press':20}{'perplexity':>24}{'exact':>20}{'digits':>20}{'log-probability':>24}")
+    pair = "kvpress      here"
+    print(f"{'':28}{pair:>24}{pair:>20}{pair:>20}{pair:>24}")
     budgets = sorted({row["budget"] for row in rows.values() if row.get("way") in OURS.values()})
     for budget, name in [(1.0, "full"), *((budget, name) for budget in budgets for name in OURS)]:
         ours = rows.get(f"{budget:.0%}, {OURS[name]}" if name in OURS else name)
@@ -133,6 +137,7 @@ def main() -> None:
             f"{budget:<8.0%}{name:20}"
             f"{theirs['perplexity']:>14.3f}{ours['perplexity']:>10.3f}"
             f"{theirs['exact']:>10.0%}{ours['exact']:>10.0%}"
+            f"{theirs['digits']:>10.0%}{ours['digits']:>10.0%}"
             f"{theirs['log_probability']:>14.2f}{ours['log_probability']:>10.2f}",
             flush=True,
         )

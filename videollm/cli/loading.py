@@ -116,7 +116,7 @@ def absolute(model: str) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first CUDA device, else the CPU."""
+    """The device of that name, a CUDA device as the current one; `auto` is the first, else the CPU."""
     import torch
 
     if name == "auto":
@@ -131,4 +131,6 @@ def pick_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise typer.BadParameter(f"{name} is not there; --device cpu runs everywhere", param_hint="--device")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # where Triton and CUDA graphs launch
     return device
