@@ -164,7 +164,7 @@ class CacheMachine(RuleBasedStateMachine):
         offsets = [offset for count in counts for offset in range(count)]
         text = torch.rand(total, generator=self.random) < 0.5
         packing = self.cache.begin_step(counts, text)
-        rotary = self.cache.rotary(packing)
+        cos, sin = self.cache.rotary(packing)
         for rows in self.plain:
             for plain in rows:
                 plain.settle()
@@ -172,7 +172,7 @@ class CacheMachine(RuleBasedStateMachine):
             for slot, count in enumerate(counts):
                 if count:
                     self.plain[slot][layer].make_room(count)
-            self.check_rotary(layer, rotary[layer], slots, offsets)
+            self.check_rotary(layer, (cos[layer], sin[layer]), slots, offsets)
             index = torch.arange(total)
             if layer in ROUTED:
                 index = index[torch.rand(total, generator=self.random) < 0.4]
