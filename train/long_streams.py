@@ -126,52 +126,51 @@ def quality(
 
 
 def played(
-    session: Session, young: Session, clip: Path, hours: float, block: float
+    session: Session, young: Session, clip: Path, hours: float, block: float, first: Path
 ) -> Iterator[dict[str, Any]]:
     """What each `block` hours of stream took, the clip played over and over, frame by frame.
 
-    Before a block ends the stream as it was after the first, `young`, sees the same frames in turn with it:
-    what disturbs one disturbs both.
+    Before a block ends the stream as it was after the first, which is written to `first`, sees the same
+    frames in turn with it, as `young`: what disturbs one disturbs both.
     """
     process = psutil.Process()
     latencies: list[float] = []
     beside: list[float] = []  # of the young one
     said = frames = number = 0
     begun, offset = time.perf_counter(), 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        while True:
-            begin, length = frames, 0.0
-            with open_source(str(clip), FPS) as source:
-                for frame in source:
-                    left = round(3600 * block * FPS * (number + 1)) - frames
-                    if number and left == min(PAIRED, frames // number):
-                        young.restore(Path(folder) / "young")
-                    if number and left <= PAIRED:
-                        _timed(young, Frame(young.time + 1 / FPS, frame.pixels), beside)
-                    said += _timed(session, Frame(offset + frame.time, frame.pixels), latencies)
-                    frames += 1
-                    if left == 1:
-                        number += 1
-                        yield {
-                            "hours": number * block,
-                            "rss_mib": process.memory_info().rss / 2**20,
-                            "cache_mib": session.engine.cache.nbytes / 2**20,
-                            "median_ms": 1e3 * statistics.median(latencies),
-                            "p95_ms": 1e3 * statistics.quantiles(latencies, n=20)[-1],
-                            "of_young": _of_young(latencies, beside),
-                            "sayings": said,
-                            "drift_seconds": session.time - (frames - 1) / FPS,
-                            "seconds": time.perf_counter() - begun,
-                        }
-                        if number == 1:
-                            session.snapshot(Path(folder) / "young")
-                        latencies, beside, said, begun = [], [], 0, time.perf_counter()
-                        if number >= round(hours / block):
-                            return
-                    length = frame.time + 1 / FPS
-            if frames == begin:
-                raise ValueError(f"{clip} has no frames")
-            offset += length
+    while True:
+        begin, length = frames, 0.0
+        with open_source(str(clip), FPS) as source:
+            for frame in source:
+                left = round(3600 * block * FPS * (number + 1)) - frames
+                if number and left <= PAIRED:
+                    if not beside:
+                        young.restore(first)
+                    _timed(young, Frame(young.time + 1 / FPS, frame.pixels), beside)
+                said += _timed(session, Frame(offset + frame.time, frame.pixels), latencies)
+                frames += 1
+                if left == 1:
+                    number += 1
+                    yield {
+                        "hours": number * block,
+                        "rss_mib": process.memory_info().rss / 2**20,
+                        "cache_mib": session.engine.cache.nbytes / 2**20,
+                        "median_ms": 1e3 * statistics.median(latencies),
+                        "p95_ms": 1e3 * statistics.quantiles(latencies, n=20)[-1],
+                        "of_young": _of_young(latencies, beside),
+                        "sayings": said,
+                        "drift_seconds": session.time - (frames - 1) / FPS,
+                        "seconds": time.perf_counter() - begun,
+                    }
+                    if number == 1:
+                        session.snapshot(first)
+                    latencies, beside, said, begun = [], [], 0, time.perf_counter()
+                    if number >= round(hours / block):
+                        return
+                length = frame.time + 1 / FPS
+        if frames == begin:
+            raise ValueError(f"{clip} has no frames")
+        offset += length
 
 
 def _timed(session: Session, frame: Frame, latencies: list[float]) -> int:
@@ -228,7 +227,7 @@ def soak(
         del media, parts
         session = load_session(model, "auto", budget=budget)
         young = Session(session.model, engine=Engine(session.model, budget=session.engine.cache.budgets))
-        for row in played(session, young, clip, hours, block):
+        for row in played(session, young, clip, hours, block, Path(folder) / "first"):
             results.add(f"{row['hours']:g}", row)
             console.print(f"{row['hours']:g} hours, {row['rss_mib']:.0f} MiB resident")
             shown.add_row(

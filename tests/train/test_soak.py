@@ -69,12 +69,12 @@ def test_narration_is_scored_by_the_minute(media: Media) -> None:
 def test_a_clip_is_played_over_and_over(media: Media, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     write_clip(clip, compose(media, 3).frames[:10], long_streams.CLIP_RATE)
-    watching = session()
-    rows = list(played(watching, session(), clip, hours=0.004, block=0.002))  # 29 frames
+    watching, young = session(), session()
+    rows = list(played(watching, young, clip, 0.004, 0.002, tmp_path / "first"))  # 29 frames
     assert [row["hours"] for row in rows] == [0.002, 0.004]
     assert [row["sayings"] for row in rows] == [14, 15]
     assert all(row["drift_seconds"] == 0 for row in rows)
-    assert watching.time == 28 / FPS
+    assert watching.time == young.time == 28 / FPS  # the young one goes on from the first block's end
     assert all(row["rss_mib"] > 50 and 0 < row["median_ms"] <= row["p95_ms"] for row in rows)
     assert rows[0]["of_young"] is None and rows[1]["of_young"] > 0
     assert rows[0]["cache_mib"] == rows[1]["cache_mib"] == watching.engine.cache.nbytes / 2**20
