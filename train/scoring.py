@@ -2,12 +2,14 @@
 
 An event is one happening (a thing appears or leaves). A narration answers the happenings of one moment when
 it is said from half a second before it to `WINDOW` seconds after, and before the next moment; whatever
-answers none is a false narration. TimeDiff is VideoLLM-online's: mean seconds early or late.
+answers none is a false narration, and what one lists beyond as many things as happened is extra. TimeDiff is
+VideoLLM-online's: mean seconds early or late.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from train.vocabulary import Vocabulary
 
 EARLY = 0.5
 WINDOW = 3.0
+LISTED = re.compile(r", | and ")  # between things that a narration lists
 SHORTEST = 0.1  # seconds that a moment is listened for, however soon the next one comes
 
 
@@ -44,6 +47,7 @@ class NarrationScore:
     named: int = 0
     late: float = 0.0
     false: int = 0
+    extra: int = 0
 
     def row(self) -> dict[str, float]:
         events = max(1, self.events)
@@ -54,6 +58,7 @@ class NarrationScore:
             "time_diff": self.late / max(1, self.narrated),
             "false": self.false,
             "false_per_event": self.false / events,
+            "extra_per_event": self.extra / events,
         }
 
     def add(self, happenings: tuple[Happening, ...], said: list[Event], vocabulary: Vocabulary) -> None:
@@ -62,11 +67,13 @@ class NarrationScore:
         narrations = [event for event in said if event.kind == "narration"]
         answers = answering(moments, [event.time for event in narrations])
         for moment, index in zip(moments, answers, strict=True):
-            answer = None if index is None else narrations[index]
-            for happening in (h for h in happenings if h.time == moment):
-                self.events += 1
-                if answer is None:
-                    continue
+            happened = [happening for happening in happenings if happening.time == moment]
+            self.events += len(happened)
+            if index is None:
+                continue
+            answer = narrations[index]
+            self.extra += max(0, len(LISTED.split(answer.text)) - len(happened))
+            for happening in happened:
                 self.narrated += 1
                 self.late += abs(answer.time - moment)
                 self.named += tells(answer.text, happening, vocabulary)
