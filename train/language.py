@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from train.compose import FPS, Composition, Happening, Sight
+from train.compose import FPS, PLACES, Composition, Happening, Sight
 from train.vocabulary import Vocabulary, is_plural, load_vocabulary, with_article
 
+Placed = TypeVar("Placed", Sight, Happening)
 QuestionKind = Literal["in view", "first", "where", "is there", "left"]
 PHRASINGS: dict[QuestionKind, tuple[str, ...]] = {
     "in view": ("What is in view?", "What do you see?", "What is in the picture now?"),
@@ -51,12 +52,17 @@ def in_view(names: Sequence[str]) -> str:
     return sentence(f"{listed(names)} {'are' if plural(names) else 'is'} in view")
 
 
+def from_the_left(seen: Sequence[Placed]) -> list[Placed]:
+    """In the order in which several things are listed: any order is true, one alone can be learned."""
+    return sorted(seen, key=lambda thing: PLACES.index(thing.place))
+
+
 def narration(happenings: Sequence[Happening]) -> str:
     """What is said of the happenings of one moment. ValueError where there are none."""
     if not happenings:
         raise ValueError("nothing happened, nothing is to be said")
-    came = [h for h in happenings if h.kind == "appears"]
-    went = [h.name for h in happenings if h.kind == "leaves"]
+    came = from_the_left([h for h in happenings if h.kind == "appears"])
+    went = [h.name for h in from_the_left([h for h in happenings if h.kind == "leaves"])]
     parts = []
     if went:
         subject = " and ".join(f"the {name}" for name in went)
@@ -74,7 +80,7 @@ def narration(happenings: Sequence[Happening]) -> str:
 
 def questions(clip: Composition, index: int, rng: np.random.Generator) -> list[Question]:
     """Every question that can be asked at a frame, one of each kind."""
-    seen = [sight.name for sight in clip.sights[index]]
+    seen = [sight.name for sight in from_the_left(clip.sights[index])]
     past = [h for h in clip.happenings if round(h.time * FPS) <= index]
     appeared = [h for h in past if h.kind == "appears"]
     asked = [_in_view(seen, rng), _is_there(seen, appeared, rng), _left(seen, past, appeared, rng)]

@@ -29,7 +29,7 @@ from train.objective import adapt
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.trainer import DrawnStage, Settings, Training
 from videollm import bases
-from videollm.checkpoints import build
+from videollm.checkpoints import build, load_adapter
 from videollm.configuration import ConnectorConfig, DepthConfig, VideoLLMConfig
 from videollm.connector import ClassNameConnector
 from videollm.modeling import VideoLLM
@@ -83,6 +83,9 @@ def main(
     accumulate: Annotated[
         int, typer.Option(min=1, help="rows that a step is taken in, one after the other")
     ] = 1,
+    start: Annotated[
+        str | None, typer.Option(help="go on from this adapter checkpoint, its classifier as it is")
+    ] = None,
     checkpointing: Annotated[
         bool, typer.Option(help="compute activations again in the backward pass, to save memory")
     ] = False,
@@ -92,7 +95,8 @@ def main(
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
     settings = Settings(work, seed, accumulate, checkpointing)
-    training = Training(adapt(new_model(material, DepthConfig())), settings, logits=True)
+    adapted = adapt(new_model(material, DepthConfig())) if start is None else load_adapter(start)
+    training = Training(adapted, settings, logits=True)
     lessons = Lessons.of(material, training.prompt)
     training.run(DrawnStage("naming", naming_steps, lessons.shows))
     training.run(DrawnStage("clips", clip_steps, lessons.clips))

@@ -129,8 +129,11 @@ class Training:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run(self, stage: Stage, held_out: HeldOut | None = None) -> list[dict[str, Any]]:
-        """Train, from where the stage was left; what was logged, from its beginning. ValueError where it was
-        with another model; TrainingError where the loss is no number any more."""
+        """Train, from where the stage was left; what was logged, from its beginning. A stage of no steps is
+        passed over. ValueError where it was with another model; TrainingError where the loss is no number any
+        more."""
+        if stage.steps == 0:  # which the Trainer takes for "as many as there are"
+            return []
         trainer = StageTrainer(self.objective, stage, self.settings, self.prompt, held_out)
         checkpoint = last_checkpoint(trainer.folder)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,19 @@ def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: ClipF
     assert prompt.eos in sequence.targets
 
 
+def test_several_things_are_listed_from_the_left() -> None:
+    came = [
+        Happening(1.0, "appears", "cup", "right", True),
+        Happening(1.0, "appears", "owl", "left", True),
+    ]
+    assert narration(came) == narration(came[::-1]) == "An owl and a cup are in view."
+    went = [replace(happening, kind="leaves", cut=False) for happening in came]
+    assert narration(went) == narration(went[::-1]) == "The owl and the cup leave."
+    sights = tuple(Sight(happening.name, happening.place) for happening in came)
+    clip = Composition(np.zeros((1, 2, 2, 3), np.uint8), (sights,), tuple(came), "scene", 0)
+    assert language.questions(clip, 0, np.random.default_rng(0))[0].answer == "An owl and a cup are in view."
+
+
 def test_glimpses_tell_what_each_frame_shows(prompt: Prompt) -> None:
     names = [f"thing {index}" for index in range(6)]
     pages = tuple((Sight(name, "left"),) for name in names)
@@ -128,13 +142,27 @@ def test_made_up_slides_are_logits_of_shares(prompt: Prompt) -> None:
     groups = [["cat", "dog", "owl"], ["cup", "hat", "nothing"]]
     slides = Slides(prompt, [], groups, Renaming(groups[-1], set()))
     rng = np.random.default_rng(0)
-    for chosen in ((0, 2), (None, 1)):
-        drawn = [slides._made_up(tuple(zip((3, 3), chosen, strict=True)), rng) for _ in range(100)]
-        shares = np.exp(drawn)  # [frames, tokens, classes]
-        for group, wanted in zip((shares[..., :3], shares[..., 3:]), chosen, strict=True):
+    for thing, wanted in (((0, 1), (1, 2)), ((1, 0), (None, 0))):
+        shares = np.exp([slides._made_up([thing], rng) for _ in range(100)])  # [frames, tokens, classes]
+        for group, index in zip((shares[..., :3], shares[..., 3:]), wanted, strict=True):
             np.testing.assert_allclose(group.sum(-1), 1, atol=1e-4)
-            if wanted is not None:
-                assert group[:, 0, wanted].mean() > 0.6
+            if index is not None:
+                assert group[:, 0, index].mean() > 0.6
+
+
+def test_made_up_things_stand_from_left_to_right_as_they_are_listed(prompt: Prompt) -> None:
+    groups = [["cat", "dog", "owl"], ["cup", "hat", "nothing"]]
+    slides = Slides(prompt, [], groups, Renaming(groups[-1], set()))
+    rng, counts = np.random.default_rng(0), set()
+    for _ in range(100):
+        things = slides._things(int(rng.integers(1, 4)), rng)
+        counts.add(len(things))
+        frames = np.mean([slides._made_up(things, rng) for _ in range(50)], axis=0)
+        middle = frames[[4, 5, 6]]  # [columns, classes]
+        at = [middle[:, 3 * group + index].argmax() for group, index in things]
+        assert at == sorted(at) and len({*things}) == len(things)
+        assert (1, 2) not in things  # "nothing"
+    assert counts == {1, 2, 3}
 
 
 def test_a_row_holds_every_sequence_whole(prompt: Prompt, clip: ClipFeatures) -> None:

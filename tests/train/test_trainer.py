@@ -69,6 +69,13 @@ def test_evaluation_learns_nothing_and_is_the_loss_of_training(tmp_path: Path) -
     assert losses(of, step) == [pytest.approx(loss, abs=1e-5)]
 
 
+def test_a_stage_of_no_steps_is_passed_over(tmp_path: Path) -> None:
+    of = small_training(tmp_path)
+    before = weights(of)
+    assert of.run(DrawnStage("none", 0, noise)) == []
+    assert all(torch.equal(before[name], weight) for name, weight in weights(of).items())
+
+
 def test_a_stopped_stage_goes_on_where_it_was(tmp_path: Path) -> None:
     """The same losses step by step, the next stage's, too; a half-written checkpoint is passed over."""
     drawn = 0
