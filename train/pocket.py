@@ -91,11 +91,12 @@ def main(
     ] = False,
 ) -> None:
     """Make the default model from pictures and clips."""
+    earlier = None if start is None else load_adapter(start)  # a wrong one fails before the long preparation
     with PartialState(timeout=PREPARATION).main_process_first():
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
     settings = Settings(work, seed, accumulate, checkpointing)
-    adapted = adapt(new_model(material, DepthConfig())) if start is None else load_adapter(start)
+    adapted = earlier or adapt(new_model(material, DepthConfig()))
     training = Training(adapted, settings, logits=True)
     lessons = Lessons.of(material, training.prompt)
     training.run(DrawnStage("naming", naming_steps, lessons.shows))
