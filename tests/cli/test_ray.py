@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,8 @@ from train.data import preparation
 from train.data.shards import read_index
 from videollm import VideoLLM
 from videollm.cli import run
+from videollm.cli.errors import CommandError
+from videollm.cli.ray_workers import AGAIN, on_ray
 from videollm.cli.summary import read_summary
 
 pytestmark = [
@@ -121,6 +125,25 @@ def test_summaries_are_shared_out(
     ] == alone.err.splitlines()
     for seed in range(3):
         assert read_summary(Path("there"), f"clip{seed}") == read_summary(Path("here"), f"clip{seed}")
+
+
+def test_a_task_that_ends_every_worker_is_one_line(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
+    def make() -> Callable[[int], int]:
+        def work(number: int) -> int:
+            if number == 1:
+                with begun.open("a") as file:
+                    file.write("once\n")
+                os._exit(1)  # as a decoder does that a broken video brings down
+            return number
+
+        return work
+
+    with pytest.raises(CommandError, match="4 times over the same work"):
+        list(on_ray("local", make, [0, 1, 2]))
+    assert begun.read_text().count("once") == AGAIN + 1
+    assert not workers()
 
 
 def test_a_cluster_that_is_nowhere_is_one_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -14,6 +15,8 @@ from videollm.cli.errors import CommandError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 MakeWorker = Callable[[], Callable[[Task], Result]]
+
+AGAIN = 3  # times that a task is done again whose worker died; Ray's own are without end
 
 
 class Worker(Generic[Task, Result]):
@@ -41,6 +44,7 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
 
     There are as many workers as the cluster has GPUs, else CPUs, each with one. What a worker that dies had
     in hand is done again by another. Paths must be the same on every machine, and videollm installed there.
+    CommandError where no cluster answers, and where a task has ended every worker that took it.
     """
     if not tasks:
         return
@@ -60,6 +64,8 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
             f"no Ray cluster answers at {address}; start one with ray start --head, or use --ray local"
         ) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # max_task_retries goes there; nothing has taken its place yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         resources = ray.cluster_resources()
@@ -75,11 +81,17 @@ def on_ray(address: str, make: MakeWorker[Task, Result], tasks: Sequence[Task]) 
             ),
             num_gpus=1 if gpus else 0,
             num_cpus=0 if gpus else 1,
+            max_task_retries=AGAIN,
         )
         for row in done.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, Exception):
                 raise result
             yield result
+    except ray.exceptions.RayActorError as error:
+        raise CommandError(
+            f"a worker of the cluster died, {AGAIN + 1} times over the same work; what is done is kept: run "
+            "the same command again without --ray to see at which video"
+        ) from error
     finally:
         ray.shutdown()
