@@ -18,16 +18,20 @@ from torch.nn import functional as F
 
 from train.features import ClipFeatures, PhotographFeatures
 from train.vocabulary import Vocabulary
+from videollm.connector import to_power
 
 KNOWN_ACCURACY = 0.9
 EPOCHS = 20
 BATCH = 512
 DROPOUT = 0.5
+POWER = 0.5  # to which features are taken (`videollm.connector.GroupedClassifier`)
 # Added to the logit of "nothing of these": nearly all that the lessons show has one of the vocabulary's
 # names, what a camera sees mostly has none.
 NOTHING_PRIOR = 2.5
-MIDDLE_ROW = {"left": 4, "middle": 5, "right": 6}  # of the 3 x 3 places, behind the summary
-CENTRE = MIDDLE_ROW["middle"]
+# Of the 3 x 3 places, behind the summary: those from top to bottom where a thing is seen.
+COLUMNS = {"left": (1, 4, 7), "middle": (2, 5, 8), "right": (3, 6, 9)}
+COLUMN_WEIGHTS = (0.2, 0.5, 0.2)
+CENTRE = COLUMNS["middle"][1]
 
 
 class Examples(NamedTuple):
@@ -57,7 +61,8 @@ def fit(
     known: set[str],
     seed: int,
 ) -> nn.Linear:
-    """Linear(dim, names and nothing) by cross-entropy; rare names weigh more, by the root of how rare.
+    """Linear(dim, names and nothing) on features to `POWER`, by cross-entropy; rare names weigh more, by the
+    root of how rare.
 
     Photographs of what is `known` are nothing of these.
     """
@@ -70,7 +75,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(labels) // BATCH + 1))
     for _ in track(range(EPOCHS), description="classifier"):
         for chosen in torch.randperm(len(labels)).split(BATCH):
-            logits = layer(F.dropout(features[chosen].float(), DROPOUT))
+            logits = layer(F.dropout(to_power(features[chosen].float(), POWER), DROPOUT))
             loss = F.cross_entropy(logits, labels[chosen], reduction="none", label_smoothing=0.05)
             optimizer.zero_grad()
             (loss * weights[chosen]).mean().backward()
@@ -85,7 +90,7 @@ def fit(
 def classify(imagenet: nn.Linear, learned: nn.Linear, features: np.ndarray) -> np.ndarray:
     """Features [.., tokens, dim] to the logits of both groups' classes, float16 [.., tokens, classes]."""
     rows = torch.from_numpy(features).float()
-    return torch.cat([imagenet(rows), learned(rows)], dim=-1).half().numpy()
+    return torch.cat([imagenet(rows), learned(to_power(rows, POWER))], dim=-1).half().numpy()
 
 
 def _examples(
@@ -117,5 +122,6 @@ def _examples(
             elif len(sights) == 1:
                 add(features[0], index[sights[0].name], 1.0)
             for sight in sights:
-                add(features[MIDDLE_ROW[sight.place]], index[sight.name], 0.5)
+                for place, weight in zip(COLUMNS[sight.place], COLUMN_WEIGHTS, strict=True):
+                    add(features[place], index[sight.name], weight)
     return Examples(torch.from_numpy(np.stack(rows)), torch.tensor(labels), torch.tensor(weights))

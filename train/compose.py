@@ -20,7 +20,7 @@ from train.media import CutOut, Media, Photograph
 Place = Literal["left", "middle", "right"]
 PLACES: tuple[Place, ...] = ("left", "middle", "right")
 FPS = 2.0
-SIZE = 224
+SIZE = 288  # pixels, the side that the default model sees
 FEWEST, MOST = 12, 22  # frames of a clip
 GLIMPSES = 80  # frames of an album
 SPACING = 4  # frames between two moments at which something happens
@@ -349,7 +349,8 @@ def _background(media: Media, rng: np.random.Generator) -> np.ndarray:
     kind = rng.choice(["blur", "texture", "gradient", "plain"], p=[0.45, 0.15, 0.2, 0.2])
     if kind == "blur":
         photograph = media.photograph(rng)
-        return cv2.GaussianBlur(cv2.resize(photograph.pixels(), (SIZE, SIZE)), (0, 0), rng.uniform(16, 30))
+        blur = SIZE * rng.uniform(0.07, 0.13)
+        return cv2.GaussianBlur(cv2.resize(photograph.pixels(), (SIZE, SIZE)), (0, 0), blur)
     if kind == "texture":
         texture = media.textures[rng.integers(len(media.textures))]
         view = crop(texture, rng.uniform(0.4, 1), rng.random(), rng.random())

@@ -20,8 +20,10 @@ from typing import Annotated, cast
 import torch
 import typer
 from accelerate import PartialState
+from peft import PeftModel
 from rich.console import Console
 
+from train.classifier import POWER
 from train.export import export
 from train.lessons import Lessons
 from train.material import Material, prepare
@@ -50,6 +52,7 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
             connector_config=ConnectorConfig(
                 kind="class_names",
                 groups=[*map(len, material.names)],
+                powers=[1.0, POWER],  # ImageNet's was fitted on features as they are
                 labels=[*chain(*material.names)],
             ),
             depth_config=depth,
@@ -69,6 +72,21 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
     return model
 
 
+def go_on_from(earlier: PeftModel, adapted: PeftModel) -> None:
+    """Take over what an earlier model learned, but for its classifier. ValueError where its classes are
+    others."""
+    old, new = (cast(VideoLLM, model.get_base_model()).config for model in (earlier, adapted))
+    if old.connector_config.labels != new.connector_config.labels:
+        raise ValueError("the model to go on from has other names than the vocabulary; begin without it")
+    learned = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    kept = {
+        name: weight
+        for name, weight in earlier.state_dict().items()
+        if name in learned and ".classifier." not in name
+    }
+    adapted.load_state_dict(kept, strict=False)
+
+
 def main(
     data: Data,
     out: Annotated[Path, typer.Option(help="where the model goes")] = Path("assets/pocket"),
@@ -84,7 +102,7 @@ def main(
         int, typer.Option(min=1, help="rows that a step is taken in, one after the other")
     ] = 1,
     start: Annotated[
-        str | None, typer.Option(help="go on from this adapter checkpoint, its classifier as it is")
+        str | None, typer.Option(help="go on from this adapter checkpoint, but for its classifier")
     ] = None,
     checkpointing: Annotated[
         bool, typer.Option(help="compute activations again in the backward pass, to save memory")
@@ -96,7 +114,9 @@ def main(
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
     settings = Settings(work, seed, accumulate, checkpointing)
-    adapted = earlier or adapt(new_model(material, DepthConfig()))
+    adapted = adapt(new_model(material, DepthConfig()))
+    if earlier is not None:
+        go_on_from(earlier, adapted)
     training = Training(adapted, settings, logits=True)
     lessons = Lessons.of(material, training.prompt)
     training.run(DrawnStage("naming", naming_steps, lessons.shows))

@@ -87,10 +87,12 @@ def _plain(config: PreTrainedConfig) -> PreTrainedConfig:
     return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
 
-def vision_backbone(name: str) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
-    """Configuration and weights of a vision backbone."""
+def vision_backbone(name: str, known: PreTrainedConfig) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
+    """Configuration and weights of a vision backbone. What is `known` of it says how large its pictures are,
+    where its weights leave that open."""
     if name == EFFICIENTNET_LITE0:
-        return EfficientNetLiteConfig(), import_weights(_efficientnet_file())[0]
+        config = known if isinstance(known, EfficientNetLiteConfig) else EfficientNetLiteConfig()
+        return config, import_weights(_efficientnet_file())[0]
     config = AutoConfig.from_pretrained(name)
     if hasattr(config, "vision_config"):
         config = config.vision_config

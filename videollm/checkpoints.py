@@ -61,7 +61,7 @@ def load_vision_tower(name_or_path: str | os.PathLike[str]) -> tuple[VisionTower
             config = _adapter_config(folder)
             if config.vision_name is None:
                 raise CheckpointError(f"{name_or_path} names no vision_name to build on")
-            vision_config, weights = bases.vision_backbone(config.vision_name)
+            vision_config, weights = bases.vision_backbone(config.vision_name, config.vision_config)
             tower = build_tower(vision_config, config.frame_cls, config.frame_grid)
             tower.backbone.load_state_dict(weights)
             return tower.eval(), config.vision_name
@@ -100,7 +100,7 @@ def build(config: VideoLLMConfig) -> VideoLLM:
     if config.language_model_name is None or config.vision_name is None:
         raise CheckpointError("the configuration names no language_model_name and vision_name to build on")
     decoder, tokenizer = bases.language_model(config.language_model_name)
-    vision_config, vision_weights = bases.vision_backbone(config.vision_name)
+    vision_config, vision_weights = bases.vision_backbone(config.vision_name, config.vision_config)
     fields = config.to_dict() | {"text_config": decoder.config, "vision_config": vision_config}
     if config.text_config.vocab_size != decoder.config.vocab_size:
         fields["frame_token_id"] = None

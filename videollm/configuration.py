@@ -75,8 +75,9 @@ class ConnectorConfig(PreTrainedConfig):
     """What stands between vision features and the decoder.
 
     "mlp" is Linear-GELU-Linear (VideoLLM-online). "class_names" speaks through the names of things: see
-    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups, `labels` its
-    classes' names, by which a question finds them in what was seen.
+    `videollm.connector.ClassNameConnector`; `groups` are the sizes of its softmax groups, `powers` to which
+    each one's classifier takes the features (1 where None), `labels` its classes' names, by which a question
+    finds them in what was seen.
     """
 
     model_type = "videollm_connector"
@@ -85,11 +86,13 @@ class ConnectorConfig(PreTrainedConfig):
         self,
         kind: Literal["mlp", "class_names"] = "mlp",
         groups: list[int] | None = None,
+        powers: list[float] | None = None,
         labels: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.kind = kind
         self.groups = groups or []
+        self.powers = powers or [1.0] * len(self.groups)
         self.labels = labels or []
         super().__init__(**kwargs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from videollm.configuration import ConnectorConfig
 
@@ -13,6 +14,30 @@ class MLPConnector(nn.Sequential):
 
     def __init__(self, vision_size: int, text_size: int) -> None:
         super().__init__(nn.Linear(vision_size, text_size), nn.GELU(), nn.Linear(text_size, text_size))
+
+
+class GroupedClassifier(nn.Linear):
+    """Linear of each group of classes on features to the power of that group, their signs kept.
+
+    A root evens out features of which a few are large and most are near zero: power normalisation
+    (Perronnin, Sanchez and Mensink 2010, "Improving the Fisher kernel").
+    """
+
+    def __init__(self, features: int, groups: list[int], powers: list[float]) -> None:
+        super().__init__(features, sum(groups))
+        self.groups = groups
+        self.powers = powers
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [.., features] to logits [.., classes]."""
+        parts = zip(self.weight.split(self.groups), self.bias.split(self.groups), self.powers, strict=True)
+        return torch.cat(
+            [F.linear(to_power(features, power), weight, bias) for weight, bias, power in parts], dim=-1
+        )
+
+
+def to_power(features: Tensor, power: float) -> Tensor:
+    return features if power == 1 else features.abs().pow(power).copysign(features)
 
 
 class ClassNameConnector(nn.Module):
@@ -25,10 +50,12 @@ class ClassNameConnector(nn.Module):
     knows nothing of what is seen. A learned vector tells each place of the frame.
     """
 
-    def __init__(self, vision_size: int, text_size: int, places: int, groups: list[int]) -> None:
+    def __init__(
+        self, vision_size: int, text_size: int, places: int, groups: list[int], powers: list[float]
+    ) -> None:
         super().__init__()
         self.groups = groups
-        self.classifier = nn.Linear(vision_size, sum(groups))
+        self.classifier = GroupedClassifier(vision_size, groups, powers)
         self.inverse_temperature = nn.Parameter(torch.ones(len(groups)))
         self.names = nn.Linear(sum(groups), text_size, bias=False)
         self.places = nn.Parameter(torch.zeros(places, text_size))
@@ -56,5 +83,5 @@ def build_connector(config: ConnectorConfig, vision_size: int, text_size: int, p
     if config.kind == "mlp":
         return MLPConnector(vision_size, text_size)
     if config.kind == "class_names":
-        return ClassNameConnector(vision_size, text_size, places, config.groups)
+        return ClassNameConnector(vision_size, text_size, places, config.groups, config.powers)
     raise ValueError(f'connector kind must be "mlp" or "class_names", got {config.kind!r}')

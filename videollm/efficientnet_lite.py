@@ -29,9 +29,12 @@ STEM_CHANNELS = 32
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):
+    """A picture of `image_size` pixels a side becomes a map a 32nd of that. It was trained at 224; of 288 the
+    map is 9 x 9, whose pools of 3 x 3 don't overlap, and small things are seen larger."""
+
     model_type = "efficientnet_lite"
 
-    def __init__(self, image_size: int = 224, hidden_size: int = 1280, **kwargs: Any) -> None:
+    def __init__(self, image_size: int = 288, hidden_size: int = 1280, **kwargs: Any) -> None:
         self.image_size = image_size
         self.hidden_size = hidden_size
         super().__init__(**kwargs)
@@ -67,7 +70,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(PreTrainedModel):
-    """Pictures [frames, 3, 224, 224], normalised to about -1..1, to features [frames, 1280, 7, 7]."""
+    """Pictures [frames, 3, 288, 288], normalised to about -1..1, to features [frames, 1280, 9, 9]."""
 
     config_class = EfficientNetLiteConfig
     main_input_name = "pixel_values"
@@ -90,7 +93,7 @@ class EfficientNetLite(PreTrainedModel):
         x = F.relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         for block in self.blocks:
             x = block(x)
-        return F.relu6(self.head(x))  # [frames, 1280, 7, 7]
+        return F.relu6(self.head(x))  # [frames, 1280, 9, 9]
 
 
 def import_weights(source: dict[str, Tensor]) -> tuple[dict[str, Tensor], nn.Linear]:

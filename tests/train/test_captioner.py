@@ -6,6 +6,7 @@ import skimage.data
 
 from stream.sources.square import pad_to_square
 from train.captioner import Captioner
+from train.compose import SIZE
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def captioner() -> Captioner:
 
 @pytest.fixture(scope="module")
 def cat_then_cup() -> np.ndarray:
-    pictures = [pad_to_square(picture, 224) for picture in (skimage.data.chelsea(), skimage.data.coffee())]
+    pictures = [pad_to_square(picture, SIZE) for picture in (skimage.data.chelsea(), skimage.data.coffee())]
     return np.repeat(np.stack(pictures), 4, axis=0)  # two seconds of each
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from train.classifier import MIDDLE_ROW, fit
+from train.classifier import COLUMNS, fit
 from train.compose import Composition, Place, Sight
 from train.features import NO_FRAMES, ClipFeatures, PhotographFeatures
 
@@ -28,7 +28,8 @@ def photograph(name: str, rng: np.random.Generator) -> PhotographFeatures:
 def page(name: str, place: Place, rng: np.random.Generator) -> ClipFeatures:
     """A frame with a thing in one place, and an empty one."""
     frames = np.stack([[view("background", rng) for _ in range(TOKENS)] for _ in range(2)])
-    frames[0, [0, MIDDLE_ROW[place]]] = [view(f"{name} in a scene", rng) for _ in range(2)]
+    shown = [0, *COLUMNS[place]]
+    frames[0, shown] = [view(f"{name} in a scene", rng) for _ in shown]
     labels = Composition(NO_FRAMES, ((Sight(name, place),), ()), (), "album", 0)
     return ClipFeatures(labels, frames.astype(np.float16))
 

@@ -159,6 +159,14 @@ def test_a_vision_tower_is_loaded_without_its_decoder(
         checkpoints.load_vision_tower("./not/here")
 
 
+def test_pictures_are_as_large_as_those_of_a_checkpoints_training(tmp_path: Path) -> None:
+    settings = json.loads((checkpoints.assets_folder() / "pocket" / "config.json").read_text())
+    settings["vision_config"]["image_size"] = 64
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert checkpoints.load_vision_tower(tmp_path)[0].size == 64
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

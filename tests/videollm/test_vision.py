@@ -14,7 +14,7 @@ from stream.sources.square import pad_to_square
 from train.material import class_names
 from videollm import bases
 from videollm.configuration import ConnectorConfig
-from videollm.connector import ClassNameConnector, MLPConnector, build_connector
+from videollm.connector import ClassNameConnector, GroupedClassifier, MLPConnector, build_connector
 from videollm.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from videollm.vision import build_tower
 
@@ -60,12 +60,12 @@ def test_a_wrong_size_and_an_unknown_tower_are_refused() -> None:
 
 @torch.inference_mode()
 def test_efficientnet_knows_a_cat_and_a_cup_of_coffee() -> None:
-    config, weights = bases.vision_backbone(bases.EFFICIENTNET_LITE0)
+    config, weights = bases.vision_backbone(bases.EFFICIENTNET_LITE0, EfficientNetLiteConfig())
     backbone = EfficientNetLite(config).eval()
     backbone.load_state_dict(weights)
     classifier, names = bases.imagenet_classifier(), class_names()
     for picture, word in ((skimage.data.chelsea(), "cat"), (skimage.data.coffee(), "espresso")):
-        pixels = torch.from_numpy(pad_to_square(picture, 224)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(pad_to_square(picture, config.image_size)).permute(2, 0, 1)[None]
         logits = classifier(backbone((pixels.float() - 127) / 128).mean((2, 3)))
         assert word in names[int(logits.argmax())]
 
@@ -87,6 +87,18 @@ def test_the_connector_speaks_the_names_of_what_it_sees() -> None:
     sure[..., [2, 6]] = 50  # something of the first group, and nothing of the second
     spoken = connector.names.weight[:, [2, 6]].sum(1)
     torch.testing.assert_close(connector.speak(sure)[0, 0], spoken)
+
+
+def test_a_group_reads_features_to_its_power() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 10, 6)
+    plain = build_connector(ConnectorConfig(kind="class_names", groups=[4, 3]), 6, 5, places=10).classifier
+    rooted = GroupedClassifier(6, [4, 3], [1.0, 0.5])
+    rooted.load_state_dict(plain.state_dict())
+    roots = features.abs().sqrt() * features.sign()
+    torch.testing.assert_close(plain(features), F.linear(features, plain.weight, plain.bias))
+    expected = torch.cat([plain(features)[..., :4], plain(roots)[..., 4:]], dim=-1)
+    torch.testing.assert_close(rooted(features), expected)
 
 
 @pytest.mark.parametrize(("class_of_last", "open_share"), [(0, 0.0), (2, 1.0)])

@@ -1,0 +1,39 @@
+"""A new training that begins with what an earlier one learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from small_trainer import small_training
+
+from train.pocket import go_on_from
+
+
+def shifted(work: Path) -> PeftModel:
+    """A small adapted model whose learned weights are none that another begins with."""
+    adapted = small_training(work).adapted
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(1)
+    return adapted
+
+
+def test_all_that_was_learned_is_taken_over_but_for_the_classifier(tmp_path: Path) -> None:
+    earlier, adapted = shifted(tmp_path), small_training(tmp_path).adapted
+    theirs, began = earlier.state_dict(), {name: w.clone() for name, w in adapted.state_dict().items()}
+    go_on_from(earlier, adapted)
+    learned = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    for name, weight in adapted.state_dict().items():
+        expected = theirs if name in learned and "classifier" not in name else began
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_a_model_of_other_names_is_refused(tmp_path: Path) -> None:
+    earlier, adapted = shifted(tmp_path), small_training(tmp_path).adapted
+    earlier.get_base_model().config.connector_config.labels = ["cat", "cup"]
+    with pytest.raises(ValueError, match="other names"):
+        go_on_from(earlier, adapted)
