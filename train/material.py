@@ -44,7 +44,7 @@ class Material:
     photographs: list[PhotographFeatures]
     composed: list[ClipFeatures]
     albums: list[ClipFeatures]
-    names: list[list[str]]  # of the classes, by group: ImageNet's, then those learned here and "nothing"
+    names: list[list[str]]  # `spoken_names`
     known: set[str]  # whose photographs ImageNet's group names well
     classifiers: list[nn.Linear]  # of each group, the learned one fitted on everything
 
@@ -67,6 +67,11 @@ class _Fold:
 def class_names() -> list[str]:
     """ImageNet's 1000 names, in the order of its classifier."""
     return (Path(__file__).parent / "imagenet_names.txt").read_text().splitlines()
+
+
+def spoken_names() -> list[list[str]]:
+    """The names of the connector's classes, by group: ImageNet's, then those learned here and "nothing"."""
+    return [class_names(), [*sorted({entry.name for entry in load_vocabulary().entries}), "nothing"]]
 
 
 def vision_tower() -> VisionTower:
@@ -95,7 +100,8 @@ def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Mater
     photographs = [photograph for fold in folds for photograph in fold.photographs]
     known = classifier.known_to_imagenet(photographs, imagenet, class_names(), vocabulary)
     console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
-    learned = sorted({entry.name for entry in vocabulary.entries})
+    names = spoken_names()
+    *learned, _ = names[-1]
 
     def fit(seen: list[_Fold]) -> nn.Linear:
         scenes = [clip for fold in seen for clip in (*fold.composed, *fold.albums)]
@@ -110,7 +116,7 @@ def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Mater
         photographs=[*chain(*(fold.photographs for fold in judged))],
         composed=[*chain(*(fold.composed for fold in judged))],
         albums=[*chain(*(fold.albums for fold in judged))],
-        names=[class_names(), [*learned, "nothing"]],
+        names=names,
         known=known,
         classifiers=[imagenet, whole],
     )

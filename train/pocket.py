@@ -26,11 +26,12 @@ from rich.console import Console
 from train.classifier import POWER
 from train.export import export
 from train.lessons import Lessons
-from train.material import Material, prepare
+from train.material import Material, prepare, spoken_names
 from train.objective import adapt
 from train.options import Albums, Clips, ClipSteps, Data, NamingSteps, Work
 from train.trainer import DrawnStage, Settings, Training
 from videollm import bases
+from videollm.bases import CheckpointError
 from videollm.checkpoints import build, load_adapter
 from videollm.configuration import ConnectorConfig, DepthConfig, VideoLLMConfig
 from videollm.connector import ClassNameConnector
@@ -72,12 +73,16 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
     return model
 
 
+def earlier_model(name: str) -> PeftModel:
+    """The adapter checkpoint to go on from. CheckpointError where it can't be read or has other names."""
+    earlier = load_adapter(name)
+    if cast(VideoLLM, earlier.get_base_model()).config.connector_config.labels != [*chain(*spoken_names())]:
+        raise CheckpointError(f"{name} has other names than train/vocabulary.txt; begin without --start")
+    return earlier
+
+
 def go_on_from(earlier: PeftModel, adapted: PeftModel) -> None:
-    """Take over what an earlier model learned, but for its classifier. ValueError where its classes are
-    others."""
-    old, new = (cast(VideoLLM, model.get_base_model()).config for model in (earlier, adapted))
-    if old.connector_config.labels != new.connector_config.labels:
-        raise ValueError("the model to go on from has other names than the vocabulary; begin without it")
+    """Take over what an earlier model learned, but for its classifier."""
     learned = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
     kept = {
         name: weight
@@ -109,7 +114,7 @@ def main(
     ] = False,
 ) -> None:
     """Make the default model from pictures and clips."""
-    earlier = None if start is None else load_adapter(start)  # a wrong one fails before the long preparation
+    earlier = None if start is None else earlier_model(start)  # a wrong one fails before the long preparation
     with PartialState(timeout=PREPARATION).main_process_first():
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material

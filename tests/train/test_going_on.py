@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from peft import PeftModel
 from small_trainer import small_training
 
-from train.pocket import go_on_from
+from train.pocket import earlier_model, go_on_from
+from videollm import checkpoints
+from videollm.bases import CheckpointError
 
 
 def shifted(work: Path) -> PeftModel:
@@ -32,8 +36,12 @@ def test_all_that_was_learned_is_taken_over_but_for_the_classifier(tmp_path: Pat
         assert torch.equal(weight, expected[name]), name
 
 
-def test_a_model_of_other_names_is_refused(tmp_path: Path) -> None:
-    earlier, adapted = shifted(tmp_path), small_training(tmp_path).adapted
-    earlier.get_base_model().config.connector_config.labels = ["cat", "cup"]
-    with pytest.raises(ValueError, match="other names"):
-        go_on_from(earlier, adapted)
+def test_a_model_of_other_names_is_refused_before_any_work(tmp_path: Path) -> None:
+    pocket = checkpoints.assets_folder() / "pocket"
+    shutil.copytree(pocket, tmp_path / "model")
+    settings = json.loads((pocket / "config.json").read_text())
+    settings["connector_config"]["labels"][0] = "something else"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    assert earlier_model(str(pocket)).peft_config
+    with pytest.raises(CheckpointError, match="other names"):
+        earlier_model(str(tmp_path / "model"))
