@@ -97,11 +97,11 @@ def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Mater
             )
         )
     vocabulary, imagenet = load_vocabulary(), bases.imagenet_classifier()
-    photographs = [photograph for fold in folds for photograph in fold.photographs]
-    known = classifier.known_to_imagenet(photographs, imagenet, class_names(), vocabulary)
-    console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
     names = spoken_names()
-    *learned, _ = names[-1]
+    imagenet_names, [*learned, _] = names
+    photographs = [photograph for fold in folds for photograph in fold.photographs]
+    known = classifier.known_to_imagenet(photographs, imagenet, imagenet_names, vocabulary)
+    console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
 
     def fit(seen: list[_Fold]) -> nn.Linear:
         scenes = [clip for fold in seen for clip in (*fold.composed, *fold.albums)]

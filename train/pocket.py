@@ -22,6 +22,7 @@ import typer
 from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
+from torch import Tensor
 
 from train.classifier import POWER
 from train.export import export
@@ -81,15 +82,13 @@ def earlier_model(name: str) -> PeftModel:
     return earlier
 
 
-def go_on_from(earlier: PeftModel, adapted: PeftModel) -> None:
-    """Take over what an earlier model learned, but for its classifier."""
-    learned = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
-    kept = {
-        name: weight
-        for name, weight in earlier.state_dict().items()
-        if name in learned and ".classifier." not in name
+def learned_weights(adapted: PeftModel) -> dict[str, Tensor]:
+    """What a model learned, but for its classifier, by its names in the state."""
+    return {
+        name: weight.detach()
+        for name, weight in adapted.named_parameters()
+        if weight.requires_grad and ".classifier." not in name
     }
-    adapted.load_state_dict(kept, strict=False)
 
 
 def main(
@@ -114,14 +113,14 @@ def main(
     ] = False,
 ) -> None:
     """Make the default model from pictures and clips."""
-    earlier = None if start is None else earlier_model(start)  # a wrong one fails before the long preparation
+    # A wrong one fails before the long preparation; its weights alone are kept meanwhile.
+    earlier = {} if start is None else learned_weights(earlier_model(start))
     with PartialState(timeout=PREPARATION).main_process_first():
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
     settings = Settings(work, seed, accumulate, checkpointing)
     adapted = adapt(new_model(material, DepthConfig()))
-    if earlier is not None:
-        go_on_from(earlier, adapted)
+    adapted.load_state_dict(earlier, strict=False)
     training = Training(adapted, settings, logits=True)
     lessons = Lessons.of(material, training.prompt)
     training.run(DrawnStage("naming", naming_steps, lessons.shows))
