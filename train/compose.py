@@ -173,11 +173,11 @@ def _plot(media: Media, rng: np.random.Generator, length: int, capacity: int) ->
     tracks = []
 
     def enter(lane: int, moment: int) -> None:
-        name, sprite = next(supply)
+        thing = next(supply)
         centre = lanes[lane] if capacity > 1 else rng.uniform(0.22, 0.78)
         track = _Track(
-            name=name,
-            sprite=sprite,
+            name=thing.name,
+            sprite=_sprite(thing),
             lane=centre,
             row=rng.uniform(0.42, 0.58) if size > 0.6 else rng.uniform(0.35, 0.65),
             size=size * rng.uniform(0.9, 1.05),
@@ -249,11 +249,21 @@ def still(media: Media, rng: np.random.Generator) -> Scene:
         frame, sight = pan(photograph.pixels(), 1, rng)[0], Sight(photograph.name, "middle")
     else:
         frame = _background(media, rng)
-        ((name, sprite),) = _things(media, 1, rng)
+        (thing,) = _things(media, 1, rng)
         track = _Track(
-            name, sprite, rng.uniform(0.25, 0.75), 0.5, rng.uniform(0.5, 0.85), 0, (0, 0), 0, 1, False, False
+            name=thing.name,
+            sprite=_sprite(thing),
+            lane=rng.uniform(0.25, 0.75),
+            row=0.5,
+            size=rng.uniform(0.5, 0.85),
+            growth=0.0,
+            drift=(0.0, 0.0),
+            start=0,
+            end=1,
+            slides_in=False,
+            slides_out=False,
         )
-        sight = Sight(name, PLACES[int(_draw(frame, track, 0, 1.0) * 3)])
+        sight = Sight(thing.name, PLACES[int(_draw(frame, track, 0, 1.0) * 3)])
     return np.repeat(frame[None], length, axis=0), ((sight,),) * length, set()
 
 
@@ -314,22 +324,22 @@ def _different(media: Media, count: int, rng: np.random.Generator) -> list[Photo
     return list(chosen.values())
 
 
-def _things(media: Media, count: int, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """Different things with soft outlines, `count` or all there are: (name, premultiplied RGBA float32)."""
-    things: dict[str, np.ndarray] = {}
+def _things(media: Media, count: int, rng: np.random.Generator) -> list[Photograph | CutOut]:
+    """Different things, `count` or all there are."""
+    things: dict[str, Photograph | CutOut] = {}
     kinds = len(media.by_name.keys() | {cutout.name for cutout in media.cutouts})
     while len(things) < min(count, kinds):
-        if rng.random() < CARD_SHARE:
-            photograph = media.photograph(rng)
-            things.setdefault(photograph.name, _card(photograph))
-        else:
-            cutout = media.cutouts[rng.integers(len(media.cutouts))]
-            things.setdefault(cutout.name, _sprite(cutout))
-    return list(things.items())
+        card = rng.random() < CARD_SHARE
+        thing = media.photograph(rng) if card else media.cutouts[rng.integers(len(media.cutouts))]
+        things.setdefault(thing.name, thing)
+    return list(things.values())
 
 
-def _sprite(cutout: CutOut) -> np.ndarray:
-    pixels = cutout.pixels().astype(np.float32)
+def _sprite(thing: Photograph | CutOut) -> np.ndarray:
+    """The thing with a soft outline: premultiplied RGBA, float32 [height, width, 4]."""
+    if isinstance(thing, Photograph):
+        return _card(thing)
+    pixels = thing.pixels().astype(np.float32)
     alpha = pixels[..., 3:] / 255
     return np.concatenate([pixels[..., :3] * alpha, alpha], axis=2)
 
