@@ -5,12 +5,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stream.cuts import is_cut
 from stream.engine import Engine, Read, Script
 from stream.export.times import format_time
 from stream.frames import Event, Frame, JournalNotice
@@ -137,9 +139,7 @@ class Session:
         waiting = list(frames)
         while waiting:
             events += yield from self._answer_until(waiting[0].time, included=False)
-            events += self._kept(
-                (yield from self._make_room(len(self.prompt.frame) + len(self.prompt.reply)))
-            )
+            events += self._kept((yield from self._make_room(self._frame_tokens + len(self.prompt.reply))))
             read, speaks = yield from self._look(self._before_question(waiting)[: self._room_for_frames()])
             said = (
                 [Event(self.time, "narration", (yield from self._reply(self.prompt.reply)))] if speaks else []
@@ -230,10 +230,11 @@ class Session:
         size, frame_tokens = self.model.vision_tower.size, self.prompt.frame
         squares = [pad_to_square(frame.pixels, size) for frame in frames]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # [frames, 3, size, size]
-        lead = yield from self._shorten(Read(self._lead), len(frame_tokens))
+        markers = [self.prompt.cut if cut else [] for cut in self._cuts(squares)]
+        lead = yield from self._shorten(Read(self._lead), self._frame_tokens)
         ids, ends = [*lead.ids], []
-        for index in range(len(frames)):
-            ids += [*([self.prompt.interval] if index else []), *frame_tokens]
+        for index, marker in enumerate(markers):
+            ids += [*([self.prompt.interval] if index else []), *marker, *frame_tokens]
             ends.append(len(ids))
         logits = yield Read(ids, pixels, tuple(ends))  # [frames, vocabulary]
         speaks = (logits.softmax(-1)[:, self.prompt.interval] < self.threshold).tolist()
@@ -244,6 +245,13 @@ class Session:
         self.time, self._seen = frames[read - 1].time, pixels[read - 1]
         self._lead, self._in_frames = [self.prompt.interval], True
         return read, speaks[read - 1]
+
+    def _cuts(self, squares: list[np.ndarray]) -> list[bool]:
+        """Which of these frames, uint8 [size, size, 3], show another scene than those before them."""
+        if not self.prompt.cut:
+            return [False] * len(squares)
+        seen = [] if self._seen is None else [self._seen.permute(1, 2, 0).numpy()]
+        return [False] * (1 - len(seen)) + [is_cut(*pair) for pair in pairwise([*seen, *squares])]
 
     def _shorten(self, chunk: Read, coming: int = 0) -> Generator[Read, Tensor, Read]:
         """Read of a chunk what doesn't fit into one with `coming` more tokens, no frame cut in two; the rest,
@@ -268,7 +276,7 @@ class Session:
         room = self._room - len(self.prompt.reply)
         if self.engine.cache.evicts:
             room = self.engine.cache.room(self.slot) - len(self._lead)
-        return max(1, (room + 1) // (len(self.prompt.frame) + 1))
+        return max(1, (room + 1) // (self._frame_tokens + 1))
 
     def ending(self) -> Script:
         """What `finish` does, for an engine that steps other sessions, too."""
@@ -355,6 +363,11 @@ class Session:
 
     def _text(self, said: list[int]) -> str:
         return str(self.prompt.tokenizer.decode(said)).strip()
+
+    @property
+    def _frame_tokens(self) -> int:
+        """How many a frame takes at most: behind a cut."""
+        return len(self.prompt.cut) + len(self.prompt.frame)
 
     @property
     def _room(self) -> int:

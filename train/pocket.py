@@ -39,6 +39,7 @@ from videollm.connector import ClassNameConnector
 from videollm.modeling import VideoLLM
 
 SYSTEM_PROMPT = "Watch and say what happens."
+CUT_MARKER = "\n"
 PREPARATION = timedelta(hours=12)  # how long other processes wait for the one that prepares the material
 CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 
@@ -58,6 +59,7 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
                 labels=[*chain(*material.names)],
             ),
             depth_config=depth,
+            cut_marker=CUT_MARKER,
             system_prompt=SYSTEM_PROMPT,
             context_tokens=CONTEXT_TOKENS,
         )
@@ -115,7 +117,8 @@ def main(
     """Make the default model from pictures and clips."""
     # A wrong one fails before the long preparation; its weights alone are kept meanwhile.
     earlier = {} if start is None else learned_weights(earlier_model(start))
-    with PartialState(timeout=PREPARATION).main_process_first():
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PREPARATION)
+    with state.main_process_first():
         material = prepare(data, work, clips, albums, seed)
     torch.manual_seed(seed)  # every process begins with the same weights, whichever prepared the material
     settings = Settings(work, seed, accumulate, checkpointing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import PartialState
@@ -22,6 +23,7 @@ from train.trainer import HeldOut, Settings, Training
 from videollm.checkpoints import build, load_adapter
 from videollm.configuration import VideoLLMConfig
 from videollm.files import write_whole
+from videollm.modeling import VideoLLM
 from videollm.prompt import Prompt
 
 KEPT_RECIPE = "recipe.json"
@@ -36,6 +38,8 @@ def train(recipe: Recipe) -> Path:
 
     Raises ValueError, ShardError, CheckpointError and TrainingError, each with one line for people.
     """
+    # The first to ask says whether processes that are launched on a CPU know of each other.
+    PartialState(cpu=not torch.cuda.is_available())
     _check_out(recipe)
     torch.manual_seed(recipe.seed)  # every process begins with the same weights
     adapted = _model(recipe.model)
@@ -86,7 +90,10 @@ def _check_out(recipe: Recipe) -> None:
 
 def _model(model: str | NewModel) -> PeftModel:
     if isinstance(model, str):
-        return load_adapter(model)
+        adapted = load_adapter(model)
+        # What is prepared doesn't tell of cuts.
+        cast(VideoLLM, adapted.get_base_model()).config.cut_marker = ""
+        return adapted
     config = VideoLLMConfig(
         language_model_name=model.language_model,
         vision_name=model.vision,

@@ -24,6 +24,8 @@ Weight = Annotated[float, msgspec.Meta(ge=0)]
 # The model will make mistakes; it learns to go on from some: a narration a frame late, a wrong name said.
 LATE_SHARE = 0.15
 FRAMES_PER_QUESTION = 7
+# So does whoever tells it of cuts (`stream.cuts`).
+CUT_MISTAKEN_SHARE = 0.02
 
 
 @dataclass
@@ -68,10 +70,10 @@ class StreamWriter:
         self._lead = prompt.start  # what is read before the next frame
         self._in_frames = False  # a bracket of frames is open
 
-    def frame(self, picture: np.ndarray, speaks: bool) -> None:
-        """A frame, [tokens, dim], at whose end the model should speak or keep silent."""
+    def frame(self, picture: np.ndarray, speaks: bool, cut: bool = False) -> None:
+        """A frame, [tokens, dim], behind a cut or not, at whose end the model should speak or keep silent."""
         prompt, weights = self._prompt, self._weights
-        self.sequence.read([*self._lead, *prompt.frame])
+        self.sequence.read([*self._lead, *(prompt.cut if cut else []), *prompt.frame])
         self.sequence.pictures.append(picture)
         if speaks:
             self.sequence.expect(prompt.stop, weights.speak)
@@ -118,7 +120,10 @@ def clip_sequence(prompt: Prompt, clip: ClipFeatures, fps: float, rng: np.random
     due: list[Happening] = []
     for index in range(count):
         due += happenings.get(index, [])
-        stream.frame(features[index], speaks=bool(due))
+        cut = any(happening.cut for happening in happenings.get(index, []))
+        if rng.random() < CUT_MISTAKEN_SHARE:
+            cut = not cut
+        stream.frame(features[index], speaks=bool(due), cut=index > 0 and cut)
         if due:
             may_wait = index in happenings and index + 1 < count and index + 1 not in happenings
             if not (may_wait and rng.random() < LATE_SHARE):

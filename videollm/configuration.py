@@ -102,9 +102,10 @@ class VideoLLMConfig(PreTrainedConfig):
 
     `frame_token_id` stands in `input_ids` where a frame's tokens go; it lies outside the vocabulary by
     default, so that no tokenizer has to learn it. `frame_interval` is the text whose first token says
-    "silent". `context_tokens` is the longest context that training has shown the model, the decoder's own
-    limit where None: a session begins a new one before it leaves that range. `language_model_name` and
-    `vision_name` name the unchanged parts that an adapter checkpoint builds on.
+    "silent"; `cut_marker` is read before a frame that shows another scene than the one before, where the
+    model was trained with one. `context_tokens` is the longest context that training has shown the model, the
+    decoder's own limit where None: a session begins a new one before it leaves that range.
+    `language_model_name` and `vision_name` name the unchanged parts that an adapter checkpoint builds on.
     """
 
     model_type = "videollm"
@@ -125,6 +126,7 @@ class VideoLLMConfig(PreTrainedConfig):
         frame_grid: int = 3,
         frame_token_id: int | None = None,
         frame_interval: str = ",",
+        cut_marker: str = "",
         system_prompt: str = SYSTEM_PROMPT,
         fps: float = 2.0,
         threshold: float = 0.725,
@@ -147,6 +149,7 @@ class VideoLLMConfig(PreTrainedConfig):
         self.frame_grid = frame_grid
         self.frame_token_id = self.text_config.vocab_size if frame_token_id is None else frame_token_id
         self.frame_interval = frame_interval
+        self.cut_marker = cut_marker
         self.system_prompt = system_prompt
         self.fps = fps
         self.threshold = threshold

@@ -9,7 +9,7 @@
     [frame ...
 
 A frame's last token is followed by the interval token where the assistant keeps silent and by `]` where it
-speaks or is asked.
+speaks or is asked. A model may be told of a hard cut, by a marker before the first frame behind it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Prompt:
     start: list[int]  # system text, and the bracket that opens the first run of frames
     reopen: list[int]  # after a reply: the bracket that opens the next run of frames
     frame: list[int]  # the placeholders of one frame
+    cut: list[int]  # before a frame of another scene; empty where the model isn't told
     interval: int  # silent
     stop: int  # `]`: the assistant is about to speak
     reply: list[int]  # `]\nAssistant:`
@@ -54,6 +55,7 @@ class Prompt:
             start=bos + ids(system + "\n\n["),
             reopen=ids("\n["),
             frame=[config.frame_token_id] * config.tokens_per_frame,
+            cut=ids(config.cut_marker) if config.cut_marker else [],
             interval=ids(config.frame_interval)[0],
             stop=reply[0],
             reply=reply,

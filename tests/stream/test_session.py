@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,14 +51,16 @@ def test_a_stream_equals_one_pass_over_all_it_read(
     router=st.sampled_from(["top_k", "threshold", "p_mod", "full"]),
     threshold=st.sampled_from([0.0, 0.0034, 1.0]),
     context=st.sampled_from([420, 4096]),
+    marker=st.sampled_from(["", "\n"]),
 )
 @settings(max_examples=25, deadline=None)
 def test_frames_that_are_read_together_say_what_they_say_one_by_one(
-    count: int, together: int, asked: list[float], router: str, threshold: float, context: int
+    count: int, together: int, asked: list[float], router: str, threshold: float, context: int, marker: str
 ) -> None:
     model = small_model(router=router)
-    model.config.context_tokens = context
-    stream = frames(count)
+    model.config.context_tokens, model.config.cut_marker = context, marker
+    seen = frames(count)
+    stream = [replace(frame, pixels=seen[index // 2].pixels) for index, frame in enumerate(seen)]
     alone, chunked = (Session(model, threshold=threshold) for _ in range(2))
     for session in (alone, chunked):
         for time in asked:

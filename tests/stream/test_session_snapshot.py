@@ -34,7 +34,7 @@ def terse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def session_of(context: int, budgets: Budgets | None, threshold: float = 0.0034, slots: int = 1) -> Session:
     model = small_model()
-    model.config.context_tokens = context
+    model.config.context_tokens, model.config.cut_marker = context, "\n"
     return Session(model, threshold=threshold, engine=Engine(model, slots, budgets))
 
 

@@ -64,10 +64,19 @@ def test_every_frame_end_decides_and_every_word_is_learned(prompt: Prompt, clip:
         assert "Assistant: A lion appears on the left." in text and "The lion leaves." in text
 
 
-def test_the_session_reads_what_was_trained(clip: ClipFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tokens in the same order, narrations and questions included, whenever they come."""
+@pytest.mark.parametrize("cuts", [False, True])
+def test_the_session_reads_what_was_trained(
+    clip: ClipFeatures, cuts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens in the same order, narrations, questions and cuts included, whenever they come."""
     monkeypatch.setattr(sequences, "LATE_SHARE", 0.0)
+    monkeypatch.setattr(sequences, "CUT_MISTAKEN_SHARE", 0.0)
     model = small_model()
+    model.config.cut_marker = "\n"
+    # A lion is seen from 1 s to 3.5 s: behind a cut and before one, or in the scene that is there all along.
+    pixels = [np.full((4, 4, 3), 200 if cuts and 2 <= index < 7 else 50, np.uint8) for index in range(10)]
+    happenings = tuple(replace(happening, cut=cuts) for happening in clip.clip.happenings)
+    clip = replace(clip, clip=replace(clip.clip, happenings=happenings))
     asked: list[Question] = []
 
     def kept(*arguments: Any) -> list[Question]:
@@ -85,16 +94,13 @@ def test_the_session_reads_what_was_trained(clip: ClipFeatures, monkeypatch: pyt
         monkeypatch.setattr(engine, "read", rehearsal.read)
         for index, question in zip(at, asked, strict=True):
             session.ask(question.text, index / 2)
-        said = [
-            event
-            for index in range(10)
-            for event in session.step(Frame(index / 2, np.zeros((4, 4, 3), np.uint8)))
-        ]
+        said = [event for index in range(10) for event in session.step(Frame(index / 2, pixels[index]))]
         assert rehearsal.fed == sequence.ids[: len(rehearsal.fed)]
         # Only the end of the last reply and the bracket behind it are never read.
         assert len(sequence.ids) - len(rehearsal.fed) <= 1 + len(session.prompt.reopen)
         narrated = [event.text for event in said if event.kind == "narration"]
-        assert narrated == ["A lion appears on the left.", "The lion leaves."]
+        came = "A lion is in view." if cuts else "A lion appears on the left."
+        assert narrated == [came, "The lion leaves."]
         assert [e.text for e in said if e.kind == "answer"] == [question.answer for question in asked]
 
 
