@@ -24,7 +24,7 @@ Weight = Annotated[float, msgspec.Meta(ge=0)]
 # The model will make mistakes; it learns to go on from some: a narration a frame late, a wrong name said.
 LATE_SHARE = 0.15
 FRAMES_PER_QUESTION = 7
-# So does whoever tells it of cuts (`stream.cuts`).
+# Of frames: what tells it of cuts (`stream.cuts`) makes mistakes, too.
 CUT_MISTAKEN_SHARE = 0.02
 
 
