@@ -231,10 +231,10 @@ class Session:
         squares = [pad_to_square(frame.pixels, size) for frame in frames]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # [frames, 3, size, size]
         markers = [self.prompt.cut if cut else [] for cut in self._cuts(squares)]
-        lead = yield from self._shorten(Read(self._lead), self._frame_tokens)
+        lead = yield from self._shorten(Read([*self._lead, *markers[0]]), len(frame_tokens))
         ids, ends = [*lead.ids], []
         for index, marker in enumerate(markers):
-            ids += [*([self.prompt.interval] if index else []), *marker, *frame_tokens]
+            ids += [*([self.prompt.interval, *marker] if index else []), *frame_tokens]
             ends.append(len(ids))
         logits = yield Read(ids, pixels, tuple(ends))  # [frames, vocabulary]
         speaks = (logits.softmax(-1)[:, self.prompt.interval] < self.threshold).tolist()
@@ -250,8 +250,8 @@ class Session:
         """Which of these frames, uint8 [size, size, 3], show another scene than those before them."""
         if not self.prompt.cut:
             return [False] * len(squares)
-        seen = [] if self._seen is None else [self._seen.permute(1, 2, 0).numpy()]
-        return [False] * (1 - len(seen)) + [is_cut(*pair) for pair in pairwise([*seen, *squares])]
+        before = squares[0] if self._seen is None else self._seen.permute(1, 2, 0).numpy()
+        return [is_cut(*pair) for pair in pairwise([before, *squares])]
 
     def _shorten(self, chunk: Read, coming: int = 0) -> Generator[Read, Tensor, Read]:
         """Read of a chunk what doesn't fit into one with `coming` more tokens, no frame cut in two; the rest,

@@ -71,9 +71,11 @@ class StreamWriter:
         self._in_frames = False  # a bracket of frames is open
 
     def frame(self, picture: np.ndarray, speaks: bool, cut: bool = False) -> None:
-        """A frame, [tokens, dim], behind a cut or not, at whose end the model should speak or keep silent."""
+        """A frame, [tokens, dim], at whose end the model should speak or keep silent. Behind a `cut` it is
+        marked, but for a stream's first."""
         prompt, weights = self._prompt, self._weights
-        self.sequence.read([*self._lead, *(prompt.cut if cut else []), *prompt.frame])
+        marker = prompt.cut if cut and self.sequence.pictures else []
+        self.sequence.read([*self._lead, *marker, *prompt.frame])
         self.sequence.pictures.append(picture)
         if speaks:
             self.sequence.expect(prompt.stop, weights.speak)
@@ -123,7 +125,7 @@ def clip_sequence(prompt: Prompt, clip: ClipFeatures, fps: float, rng: np.random
         cut = any(happening.cut for happening in happenings.get(index, []))
         if rng.random() < CUT_MISTAKEN_SHARE:
             cut = not cut
-        stream.frame(features[index], speaks=bool(due), cut=index > 0 and cut)
+        stream.frame(features[index], speaks=bool(due), cut=cut)
         if due:
             may_wait = index in happenings and index + 1 < count and index + 1 not in happenings
             if not (may_wait and rng.random() < LATE_SHARE):

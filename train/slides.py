@@ -48,10 +48,10 @@ class Slides:
 
     def draw(self, rng: np.random.Generator) -> Sequence:
         show = StreamWriter(self.prompt, LESSON_WEIGHTS)
-        for slide in range(SLIDES):
+        for _ in range(SLIDES):
             pictures, names = self._slide(rng)
             for position, picture in enumerate(pictures):
-                show.frame(picture, speaks=position == 0, cut=slide > 0 and position == 0)
+                show.frame(picture, speaks=position == 0, cut=position == 0)
                 if position == 0:
                     show.narrate(in_view(names))
         return show.sequence

@@ -55,7 +55,7 @@ class Prompt:
             start=bos + ids(system + "\n\n["),
             reopen=ids("\n["),
             frame=[config.frame_token_id] * config.tokens_per_frame,
-            cut=ids(config.cut_marker) if config.cut_marker else [],
+            cut=ids(config.cut_marker),
             interval=ids(config.frame_interval)[0],
             stop=reply[0],
             reply=reply,

@@ -11,6 +11,7 @@ from stream.cuts import is_cut
 from stream.frames import Frame
 from stream.session import Session
 from stream.sources.square import pad_to_square
+from videollm.budgets import Budgets
 
 
 def picture(seed: int, height: int = 96, width: int = 96) -> np.ndarray:
@@ -74,3 +75,14 @@ def test_a_model_with_a_marker_reads_it_before_a_frame_behind_a_cut(
     for cut in (False, True, False, True):
         wanted += [prompt.interval, *(prompt.cut if cut else []), *prompt.frame]
     assert fed == wanted and bool(prompt.cut) == bool(marker)
+
+
+def test_a_marker_of_several_tokens_fits_into_the_smallest_headroom() -> None:
+    model = small_model()
+    model.config.cut_marker = "\ncut: "
+    budgets = Budgets((40,) * 4, sinks=2, window=32, headroom=1 + model.config.tokens_per_frame)
+    session = Session(model, threshold=0.0, engine=engine.Engine(model, 1, budgets))
+    for index in range(12):
+        session.step(Frame(index / 2, picture(index // 2)))
+    frame, marker = len(session.prompt.frame), len(session.prompt.cut)
+    assert session.seen_tokens == len(session.prompt.start) + 12 * frame + 11 + 5 * marker
