@@ -114,7 +114,7 @@ def _examples(
             add(crop[CENTRE], label, 0.3)
     for clip in clips:
         # Neighbouring frames of a clip are nearly the same picture: every third says enough.
-        step = 1 if clip.clip.kind == "album" else 3
+        step = 1 if clip.clip.kind in ("album", "changes") else 3
         for sights, features in list(zip(clip.clip.sights, clip.features, strict=True))[::step]:
             if not sights:
                 add(features[0], nothing, 1.0)

@@ -23,6 +23,7 @@ FPS = 2.0
 SIZE = 288  # pixels, the side that the default model sees
 FEWEST, MOST = 12, 22  # frames of a clip
 GLIMPSES = 80  # frames of an album
+CHANGE = 2  # frames in which a change is seen: one before it, one behind it
 SPACING = 4  # frames between two moments at which something happens
 CARD_SHARE = 0.5  # of the things in a scene: photographs with soft edges instead of cut-outs
 
@@ -66,15 +67,25 @@ def compose(media: Media, seed: int, kind: str | None = None) -> Composition:
     return Composition(_camera(frames, rng), sights, happenings_of(sights, cuts), kind, seed)
 
 
+Scene = tuple[np.ndarray, tuple[tuple[Sight, ...], ...], set[int]]
+Moments = Callable[[np.random.Generator, int], list[int]]  # at which things change in so many frames
+
+
 def album(media: Media, seed: int) -> Composition:
     """`GLIMPSES` frames of as many scenes: they teach what things look like, at a frame's price for each."""
+    return _album(media, seed, "album", 1, _some_moments)
+
+
+def changes(media: Media, seed: int) -> Composition:
+    """As many frames, `CHANGE` of a scene: in the last of them one thing has come, left or been swapped."""
+    return _album(media, seed, "changes", CHANGE, lambda rng, length: [*_at_start(rng), length - 1])
+
+
+def _album(media: Media, seed: int, kind: str, length: int, moments: Moments) -> Composition:
     rng = np.random.default_rng(seed)
-    scenes = [_scene(media, rng, 1) for _ in range(GLIMPSES)]
+    scenes = [_scene(media, rng, length, moments) for _ in range(GLIMPSES // length)]
     frames = np.concatenate([_camera(canvas, rng) for canvas, _ in scenes])
-    return Composition(frames, tuple(sights[0] for _, sights in scenes), (), "album", seed)
-
-
-Scene = tuple[np.ndarray, tuple[tuple[Sight, ...], ...], set[int]]
+    return Composition(frames, tuple(itertools.chain(*(sights for _, sights in scenes))), (), kind, seed)
 
 
 def happenings_of(sights: tuple[tuple[Sight, ...], ...], cuts: set[int]) -> tuple[Happening, ...]:
@@ -138,15 +149,15 @@ class _Track:
 
 def scene(media: Media, rng: np.random.Generator) -> Scene:
     """A background over which one to three things at a time enter, stay, leave or are swapped."""
-    canvas, sights = _scene(media, rng, int(rng.integers(FEWEST, MOST + 1)))
+    canvas, sights = _scene(media, rng, int(rng.integers(FEWEST, MOST + 1)), _some_moments)
     return canvas, sights, set()
 
 
 def _scene(
-    media: Media, rng: np.random.Generator, length: int
+    media: Media, rng: np.random.Generator, length: int, moments: Moments
 ) -> tuple[np.ndarray, tuple[tuple[Sight, ...], ...]]:
     capacity = int(rng.choice([1, 2, 3], p=[0.5, 0.37, 0.13]))
-    tracks = _plot(media, rng, length, capacity)
+    tracks = _plot(media, rng, length, capacity, moments)
     canvas = np.stack(
         [_background_at(view, SIZE) for view in _drifting(_background(media, rng), length, rng)]
     )
@@ -163,11 +174,11 @@ def _scene(
     return canvas, tuple(sights)
 
 
-def _plot(media: Media, rng: np.random.Generator, length: int, capacity: int) -> list[_Track]:
+def _plot(media: Media, rng: np.random.Generator, length: int, capacity: int, draw: Moments) -> list[_Track]:
     """Who enters, leaves and is swapped when: lanes keep things apart."""
     lanes = {1: [rng.uniform(0.22, 0.78)], 2: [0.26, 0.74], 3: [0.18, 0.5, 0.82]}[capacity]
     size = {1: rng.uniform(0.45, 0.85), 2: rng.uniform(0.42, 0.52), 3: 0.36}[capacity]
-    moments = [0] * (rng.random() < 0.7) + _moments(rng, int(rng.integers(0, 4)), length)
+    moments = draw(rng, length)
     supply = itertools.cycle(_things(media, 3 * len(moments) + 3, rng))
     open_tracks: dict[int, _Track] = {}
     tracks = []
@@ -302,6 +313,15 @@ KINDS: dict[str, tuple[float, Callable[[Media, np.random.Generator], Scene]]] = 
     "footage": (0.07, footage),
     "nothing": (0.09, nothing),
 }
+
+
+def _some_moments(rng: np.random.Generator, length: int) -> list[int]:
+    return [*_at_start(rng), *_moments(rng, int(rng.integers(0, 4)), length)]
+
+
+def _at_start(rng: np.random.Generator) -> list[int]:
+    """Mostly something is there from the first frame."""
+    return [0] if rng.random() < 0.7 else []
 
 
 def _moments(rng: np.random.Generator, count: int, length: int) -> list[int]:

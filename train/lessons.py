@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from train.compose import FPS
+from train.compose import CHANGE, FPS
 from train.features import ClipFeatures, join
 from train.material import Material
 from train.renaming import Renaming
@@ -18,9 +18,10 @@ from videollm.prompt import Prompt
 SHOWS_A_STEP = 9
 SHOWS_AMONG_CLIPS = 0.12
 GLIMPSES_AMONG_CLIPS = 0.45
-GLIMPSES_A_STEP = 56
+GLIMPSES_A_STEP = 40
 GLIMPSES_A_SEQUENCE = 8
 GLIMPSE_STAYS_SHARE = 0.4
+CHANGES_AMONG_GLIMPSES = 0.5
 # A step of clips reads about as many frames whatever their length: excerpts of one clip, which are cheap and
 # full of beginnings, or a few long ones of many clips, in which things may also stand still for long.
 FRAMES_A_STEP = 96
@@ -38,6 +39,7 @@ class Lessons:
     prompt: Prompt
     composed: list[ClipFeatures]
     albums: list[ClipFeatures]
+    changes: list[ClipFeatures]
     slides: Slides
     renaming: Renaming
 
@@ -45,7 +47,7 @@ class Lessons:
     def of(cls, material: Material, prompt: Prompt) -> Self:
         renaming = Renaming(material.names[-1], material.known)
         slides = Slides(prompt, material.photographs, material.names, renaming)
-        return cls(prompt, material.composed, material.albums, slides, renaming)
+        return cls(prompt, material.composed, material.albums, material.changes, slides, renaming)
 
     def shows(self, rng: np.random.Generator) -> list[Sequence]:
         return [self.slides.draw(rng) for _ in range(SHOWS_A_STEP)]
@@ -66,14 +68,18 @@ class Lessons:
         return [clip_sequence(self.prompt, clip, FPS, rng) for clip in named]
 
     def _glimpses(self, rng: np.random.Generator) -> ClipFeatures:
-        pieces = []
-        for _ in range(GLIMPSES_A_SEQUENCE):
-            page = self.albums[rng.integers(len(self.albums))]
-            # Several things at a time are the hardest to tell, and seldom: as often as there are things.
-            things = np.array([max(1, len(sights)) for sights in page.clip.sights])
-            index = rng.choice(len(things), p=things / things.sum())
-            pieces.append((page, np.full(2 if rng.random() < GLIMPSE_STAYS_SHARE else 1, index)))
-        return join(pieces)
+        return join([self._glimpse(rng) for _ in range(GLIMPSES_A_SEQUENCE)])
+
+    def _glimpse(self, rng: np.random.Generator) -> tuple[ClipFeatures, np.ndarray]:
+        """A scene of an album: one frame, or those before and behind a change; each may stay for another."""
+        changes = rng.random() < CHANGES_AMONG_GLIMPSES
+        pages, length = (self.changes, CHANGE) if changes else (self.albums, 1)
+        page = pages[rng.integers(len(pages))]
+        scenes = np.arange(len(page.features)).reshape(-1, length)  # [scenes, length], indices of frames
+        # Several things at a time are the hardest to tell, and seldom: as often as there are things.
+        things = np.array([max(1, len(sights)) for sights in page.clip.sights])[scenes].max(axis=1)
+        frames = scenes[rng.choice(len(scenes), p=things / things.sum())]
+        return page, np.repeat(frames, 1 + (rng.random(length) < GLIMPSE_STAYS_SHARE))
 
     def _excerpt(self, length: int, rng: np.random.Generator) -> ClipFeatures:
         clip = self._any(rng)

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 from train import classifier
-from train.compose import album
+from train.compose import album, changes
 from train.features import (
     ClipFeatures,
     PhotographFeatures,
@@ -44,6 +44,7 @@ class Material:
     photographs: list[PhotographFeatures]
     composed: list[ClipFeatures]
     albums: list[ClipFeatures]
+    changes: list[ClipFeatures]
     names: list[list[str]]  # `spoken_names`
     known: set[str]  # whose photographs ImageNet's group names well
     classifiers: list[nn.Linear]  # of each group, the learned one fitted on everything
@@ -54,6 +55,7 @@ class _Fold:
     photographs: list[PhotographFeatures]
     composed: list[ClipFeatures]
     albums: list[ClipFeatures]
+    changes: list[ClipFeatures]
 
     def judged(self, judge: Callable[[np.ndarray], np.ndarray]) -> _Fold:
         """The same with logits in place of features."""
@@ -61,6 +63,7 @@ class _Fold:
             [replace(item, features=judge(item.features)) for item in self.photographs],
             [replace(item, features=judge(item.features)) for item in self.composed],
             [replace(item, features=judge(item.features)) for item in self.albums],
+            [replace(item, features=judge(item.features)) for item in self.changes],
         )
 
 
@@ -81,19 +84,21 @@ def vision_tower() -> VisionTower:
 
 
 def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Material:
-    """Compose, look and classify, or read what `work` holds already: so many clips and albums in all."""
+    """Compose, look and classify, or read what `work` holds already: so many clips and albums in all, and
+    half as many albums of changes."""
     tower, media = vision_tower(), load_media(data, "train")
     stills = footage_features(media, tower, work / "footage", seed)
     parts, folds = media.folds(), []
     for number, part in enumerate(parts):
         share = range(number * clips // len(parts), (number + 1) * clips // len(parts))
-        pages = range(albums // len(parts))
+        pages, changing = range(albums // len(parts)), range(albums // 2 // len(parts))
         photographs = photograph_features(part, tower, work / f"photographs-{number}", seed + number)
         folds.append(
             _Fold(
                 photographs + stills[number :: len(parts)],
                 clip_features(part, tower, share, work / f"clips-{number}"),
                 clip_features(part, tower, pages, work / f"albums-{number}", album),
+                clip_features(part, tower, changing, work / f"changes-{number}", changes),
             )
         )
     vocabulary, imagenet = load_vocabulary(), bases.imagenet_classifier()
@@ -104,7 +109,7 @@ def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Mater
     console.print(f"known to ImageNet already: {', '.join(sorted(known))}")
 
     def fit(seen: list[_Fold]) -> nn.Linear:
-        scenes = [clip for fold in seen for clip in (*fold.composed, *fold.albums)]
+        scenes = [clip for fold in seen for clip in (*fold.composed, *fold.albums, *fold.changes)]
         return classifier.fit([p for fold in seen for p in fold.photographs], scenes, learned, known, seed)
 
     whole = fit(folds)
@@ -116,6 +121,7 @@ def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Mater
         photographs=[*chain(*(fold.photographs for fold in judged))],
         composed=[*chain(*(fold.composed for fold in judged))],
         albums=[*chain(*(fold.albums for fold in judged))],
+        changes=[*chain(*(fold.changes for fold in judged))],
         names=names,
         known=known,
         classifiers=[imagenet, whole],

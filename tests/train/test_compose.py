@@ -9,7 +9,18 @@ import pytest
 from small_media import small_media
 
 from stream.frames import Event
-from train.compose import FPS, KINDS, SIZE, SPACING, Composition, Happening, compose
+from train.compose import (
+    CHANGE,
+    FPS,
+    GLIMPSES,
+    KINDS,
+    SIZE,
+    SPACING,
+    Composition,
+    Happening,
+    changes,
+    compose,
+)
 from train.features import ClipFeatures, join
 from train.language import Question, answers, narration, questions
 from train.media import Media, Photograph
@@ -58,6 +69,19 @@ def test_moments_are_apart(clips: list[Composition]) -> None:
         moments = sorted({round(happening.time * FPS) for happening in clip.happenings})
         # A thing that slides in is plainly seen a frame before another that slides out is gone.
         assert all(later - earlier >= SPACING - 1 for earlier, later in itertools.pairwise(moments))
+
+
+def test_a_change_is_one_thing_come_gone_or_swapped(media: Media) -> None:
+    pages = [changes(media, seed) for seed in range(3)]
+    kinds = set()
+    for page in pages:
+        assert page.frames.shape == (GLIMPSES, SIZE, SIZE, 3) and len(page.sights) == GLIMPSES
+        for before, behind in zip(page.sights[::CHANGE], page.sights[1::CHANGE], strict=True):
+            old, new = ({sight.name for sight in sights} for sights in (before, behind))
+            gone, come = len(old - new), len(new - old)
+            assert (gone, come) in {(0, 1), (1, 0), (1, 1)}
+            kinds.add((gone, come, len(old & new) > 0))
+    assert len(kinds) >= 5  # each also beside a thing that stays
 
 
 def test_nothing_is_nothing(media: Media) -> None:

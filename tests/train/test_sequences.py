@@ -125,23 +125,39 @@ def test_several_things_are_listed_from_the_left() -> None:
     assert language.questions(clip, 0, np.random.default_rng(0))[0].answer == "An owl and a cup are in view."
 
 
-def test_glimpses_tell_what_each_frame_shows(prompt: Prompt) -> None:
+def test_glimpses_tell_what_each_frame_shows_and_what_changes(prompt: Prompt) -> None:
     names = [f"thing {index}" for index in range(6)]
     pages = tuple((Sight(name, "left"),) for name in names)
-    labels = Composition(np.zeros((6, 2, 2, 3), np.uint8), pages, (), "album", 0)
-    # A frame's features say which page it is of.
+    # A frame's features say which page it is of; on pages of changes the things are others, 10 further.
     features = np.broadcast_to(np.arange(6, dtype=np.float16)[:, None, None], (6, 10, 8)).copy()
+    album = Composition(np.zeros((6, 2, 2, 3), np.uint8), pages, (), "album", 0)
+    others = tuple((Sight(f"other {index}", "left"),) for index in range(6))
+    changes = replace(album, sights=others, kind="changes")
     renaming = Renaming([], set())
     slides = Slides(prompt, [], [[], []], renaming)
-    lessons = Lessons(prompt, [], [ClipFeatures(labels, features)], slides, renaming)
+    material = [ClipFeatures(album, features)], [ClipFeatures(changes, features + 10)]
+    lessons = Lessons(prompt, [], *material, slides, renaming)
+    kinds = set()
     for seed in range(20):
         glimpses = lessons._glimpses(np.random.default_rng(seed))
-        shown = glimpses.features[:, 0, 0].astype(int)
-        assert GLIMPSES_A_SEQUENCE <= len(shown) <= 2 * GLIMPSES_A_SEQUENCE
-        assert [sights[0].name for sights in glimpses.clip.sights] == [names[page] for page in shown]
-        told = {round(happening.time * 2): happening.name for happening in glimpses.clip.happenings}
-        changes = [at for at in range(len(shown)) if at == 0 or shown[at] != shown[at - 1]]
-        assert told == {at: names[shown[at]] for at in changes}
+        shown = glimpses.features[:, 0, 0].astype(int).tolist()
+        assert GLIMPSES_A_SEQUENCE <= len(shown) <= 4 * GLIMPSES_A_SEQUENCE
+        seen = dict(enumerate(names))
+        seen |= {10 + page: f"other {page}" for page in range(6)}
+        assert [sights[0].name for sights in glimpses.clip.sights] == [seen[page] for page in shown]
+        expected = set()
+        for at, page in enumerate(shown):
+            before = shown[at - 1] if at else None
+            if page == before:
+                continue
+            cut = not (before is not None and page >= 10 and page % 2 and page == before + 1)
+            expected.add((at, "appears", seen[page], cut))
+            if not cut:
+                expected.add((at, "leaves", seen[page - 1], False))
+            kinds.add(cut)
+        told = {(round(h.time * 2), h.kind, h.name, h.cut) for h in glimpses.clip.happenings}
+        assert told == expected
+    assert kinds == {True, False}
 
 
 def test_made_up_slides_are_logits_of_shares(prompt: Prompt) -> None:
