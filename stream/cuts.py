@@ -6,8 +6,9 @@ import numpy as np
 
 from stream.sources.square import resize
 
-CELLS = 12  # a side of the small pictures that are compared
-LEAST_CHANGE = 6.0  # of a cell's colour, of 255
+CELLS = 16  # a side of the small pictures that are compared
+# Of a cell's colour, of 255: what a camera that pans or light that drifts changes is mostly less.
+LEAST_CHANGE = 12.0
 CUT_SHARE = 0.7  # of the cells: a thing that comes or goes leaves more of its scene as it was
 LEAST_PICTURE = 0.3  # of the cells; what is black in both, a wide picture's bars perhaps, is none of it
 

@@ -40,6 +40,7 @@ from videollm.modeling import VideoLLM
 
 SYSTEM_PROMPT = "Watch and say what happens."
 CUT_MARKER = "\n"
+THRESHOLD = 0.5  # silent where that is likelier
 PREPARATION = timedelta(hours=12)  # how long other processes wait for the one that prepares the material
 CONTEXT_TOKENS = 2048  # a session may go somewhat beyond the longest sequence, of about 1400
 
@@ -59,6 +60,7 @@ def new_model(material: Material, depth: DepthConfig) -> VideoLLM:
                 labels=[*chain(*material.names)],
             ),
             depth_config=depth,
+            threshold=THRESHOLD,
             cut_marker=CUT_MARKER,
             system_prompt=SYSTEM_PROMPT,
             context_tokens=CONTEXT_TOKENS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from conftest import small_model
@@ -42,6 +43,12 @@ def test_light_and_noise_are_none() -> None:
         noise = np.random.default_rng(seed).normal(0, 5, (96, 96, 3))
         scene = picture(seed).astype(np.float32)
         assert not is_cut(scene.astype(np.uint8), np.clip(scene * 0.98 + noise, 0, 255).astype(np.uint8))
+
+
+def test_a_pan_is_none() -> None:
+    for seed in range(20):
+        wide = cv2.GaussianBlur(picture(seed, 96, 120), (0, 0), 8)
+        assert not is_cut(np.ascontiguousarray(wide[:, :96]), np.ascontiguousarray(wide[:, 8:104]))
 
 
 def test_the_bars_of_a_wide_picture_are_no_part_of_it() -> None:
