@@ -16,7 +16,7 @@ from torch import Tensor
 
 from train.compose import Happening
 from train.features import ClipFeatures
-from train.language import narration, questions
+from train.language import TURNS, narration, questions
 from videollm.prompt import Prompt
 
 IGNORED = -100
@@ -52,9 +52,11 @@ class Sequence:
 
 
 class LossWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much each kind of target counts: words, and frame ends at which to keep silent and to speak."""
+    """How much each kind of target counts: words, and frame ends at which to keep silent and to speak. Words
+    at which a sentence turns (its first and `train.language.TURNS`) count `turns` times as much as others."""
 
     words: Weight = 1.0
+    turns: Weight = 1.0
     silent: Weight = 1.0
     speak: Weight = 1.0
 
@@ -67,6 +69,7 @@ class StreamWriter:
         self.sequence = Sequence()
         self._prompt = prompt
         self._weights = weights
+        self._turns = {prompt.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in TURNS}
         self._lead = prompt.start  # what is read before the next frame
         self._in_frames = False  # a bracket of frames is open
 
@@ -96,12 +99,15 @@ class StreamWriter:
         self._say(answer)
 
     def _say(self, text: str) -> None:
-        self.sequence.say(self._prompt.say(text), self._weights.words)
+        for number, token in enumerate(self._prompt.say(text)):
+            turns = number == 0 or token in self._turns
+            self.sequence.say([token], self._weights.words * (self._weights.turns if turns else 1))
         self._lead, self._in_frames = self._prompt.reopen, False
 
 
-# Frames at which to speak are few beside those at which to keep silent.
-LESSON_WEIGHTS = LossWeights(speak=2.0)
+# Frames at which to speak are few beside those at which to keep silent. Most other words are of one template,
+# or names that the picture leaves unsure: whether a second thing is told hangs on few words, either way.
+LESSON_WEIGHTS = LossWeights(speak=2.0, turns=3.0)
 
 
 def by_frame(happenings: tuple[Happening, ...], fps: float) -> dict[int, list[Happening]]:

@@ -21,7 +21,7 @@ from train.features import ClipFeatures
 from train.language import Question, narration
 from train.lessons import GLIMPSES_A_SEQUENCE, Lessons
 from train.renaming import Renaming
-from train.sequences import IGNORED, clip_sequence, deal, pack
+from train.sequences import IGNORED, LossWeights, StreamWriter, clip_sequence, deal, pack
 from train.slides import Slides
 from videollm.prompt import Prompt
 
@@ -110,6 +110,18 @@ def test_targets_are_the_next_tokens_of_what_is_said(prompt: Prompt, clip: ClipF
         if target not in (IGNORED, prompt.interval, prompt.stop):
             assert sequence.ids[index + 1] == target
     assert prompt.eos in sequence.targets
+
+
+def test_words_at_which_a_sentence_turns_count_more(prompt: Prompt) -> None:
+    """Of the small tokenizer, a byte a token, those of `language.TURNS` begin with a space or are a comma."""
+    stream = StreamWriter(prompt, LossWeights(words=0.5, turns=3.0))
+    stream.frame(np.zeros((10, 8), np.float16), speaks=True)
+    stream.narrate("A cup, a hat")
+    said = [(token, w) for token, w in zip(stream.sequence.targets, stream.sequence.weights, strict=True)]
+    words = said[-len(prompt.say("A cup, a hat")) - 1 : -1]
+    assert [token for token, _ in words] == prompt.say("A cup, a hat")
+    assert [weight for _, weight in words[:-1]] == [1.5 if byte in " ," else 0.5 for byte in " A cup, a hat"]
+    assert words[-1] == (prompt.eos, 0.5)
 
 
 def test_several_things_are_listed_from_the_left() -> None:
