@@ -91,7 +91,8 @@ def prepare(data: Path, work: Path, clips: int, albums: int, seed: int) -> Mater
     parts, folds = media.folds(), []
     for number, part in enumerate(parts):
         share = range(number * clips // len(parts), (number + 1) * clips // len(parts))
-        pages, changing = range(albums // len(parts)), range(albums // 2 // len(parts))
+        pages = range(albums // len(parts))
+        changing = range((len(pages) + 1) // 2)
         photographs = photograph_features(part, tower, work / f"photographs-{number}", seed + number)
         folds.append(
             _Fold(
