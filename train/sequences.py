@@ -45,10 +45,9 @@ class Sequence:
         """What the position read last should say."""
         self.targets[-1], self.weights[-1] = token, weight
 
-    def say(self, ids: list[int], weight: float = 1.0) -> None:
-        for token in ids:
-            self.expect(token, weight)
-            self.read([token])
+    def say(self, token: int, weight: float = 1.0) -> None:
+        self.expect(token, weight)
+        self.read([token])
 
 
 class LossWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +68,8 @@ class StreamWriter:
         self.sequence = Sequence()
         self._prompt = prompt
         self._weights = weights
-        self._turns = {prompt.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in TURNS}
+        tokens = prompt.tokenizer(list(TURNS), add_special_tokens=False)["input_ids"]
+        self._turns = {ids[0] for ids in tokens}
         self._lead = prompt.start  # what is read before the next frame
         self._in_frames = False  # a bracket of frames is open
 
@@ -101,7 +101,7 @@ class StreamWriter:
     def _say(self, text: str) -> None:
         for number, token in enumerate(self._prompt.say(text)):
             turns = number == 0 or token in self._turns
-            self.sequence.say([token], self._weights.words * (self._weights.turns if turns else 1))
+            self.sequence.say(token, self._weights.words * (self._weights.turns if turns else 1))
         self._lead, self._in_frames = self._prompt.reopen, False
 
 

@@ -57,7 +57,8 @@ def noise(rng: np.random.Generator, count: int = 4, frame: int = 300) -> list[Se
             sequence.read([frame] * 10)
             sequence.pictures.append(rng.standard_normal((10, sum(GROUPS)), np.float32))
             sequence.expect(int(rng.integers(256)), weight=2.0)
-            sequence.say(rng.integers(0, 256, rng.integers(1, 9)).tolist())
+            for token in rng.integers(0, 256, rng.integers(1, 9)).tolist():
+                sequence.say(token)
         sequences.append(sequence)
     return sequences
 
