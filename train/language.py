@@ -20,8 +20,12 @@ PHRASINGS: dict[QuestionKind, tuple[str, ...]] = {
     "is there": ("Is there {a} in view?", "Is there {a}?", "Do you see {a}?"),
     "left": ("What left?", "What has left?"),
 }
-# Where a narration could go on otherwise, as its first word could: one thing more or none, coming or leaving.
-TURNS = (" and", ",", " is", " are", " leaves", " leave", " appears", " appear")
+# Where a sentence could go on otherwise, as its first word could: one thing more or none, coming or leaving,
+# and where.
+TURNS = (
+    *(" and", ",", " is", " are", " leaves", " leave", " appears", " appear"),
+    *(" on", " in", " left", " middle", " right"),
+)
 WHERE = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 
 
