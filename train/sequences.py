@@ -106,7 +106,7 @@ class StreamWriter:
 
 
 # Frames at which to speak are few beside those at which to keep silent. Most other words are of one template,
-# or names that the picture leaves unsure: whether a second thing is told hangs on few words, either way.
+# or names that the picture leaves unsure: whether and where a second thing is told hangs on few words.
 LESSON_WEIGHTS = LossWeights(speak=2.0, turns=3.0)
 
 
